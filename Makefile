@@ -34,7 +34,8 @@ readme: $(STAMP) ## write README.md from nbs/index.ipynb
 clean: ## remove everything that can be made again
 	rm -rf $(VENV) _tour _proc _docs build dist *.egg-info
 
-$(STAMP): settings.ini setup.py pyproject.toml constraints.txt
+# not pyproject.toml: nbdev-export writes it anew each time, with the same text
+$(STAMP): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("llmops_nb needs Python 3.11 or later; this is %d.%d. Try: make PYTHON=python3.12" % v[:2])'
 	@echo "Installing into $(VENV): about two minutes the first time, nothing after that."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
