@@ -1,6 +1,7 @@
 """Runs nbs/tour.ipynb from a fresh kernel, says which section it is in, and writes one self-contained page: _tour/tour.html."""
 
 import html
+import os
 import re
 import sys
 import time
@@ -36,6 +37,7 @@ def execute(notebook: nbformat.NotebookNode) -> None:
         if title := titles.get(cell_index):
             print(f"{time.perf_counter() - started:5.0f} s  {next(count):2}/{len(titles)}  {title}", flush=True)
 
+    os.environ["TQDM_DISABLE"] = "1"  # a page cannot redraw a bar
     where = {"metadata": {"path": str(ROOT / "nbs")}}
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where, on_cell_execute=announce,
                    extra_arguments=["--IPKernelApp.log_level=ERROR"]).execute()

@@ -217,7 +217,8 @@ def _reported(outcomes: Iterator[Outcome], items: Iterable[Any], progress: str |
     from tqdm.auto import tqdm
 
     total = len(items) if isinstance(items, Sized) else None
-    with tqdm(total=total, desc=progress, delay=0.5, leave=False, disable=progress is None or None) as bar:
+    hidden = progress is None or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # which tqdm's notebook bar does not ask
+    with tqdm(total=total, desc=progress, delay=0.5, leave=False, disable=hidden) as bar:
         for outcome in outcomes:
             bar.update()
             if on_result is not None:
