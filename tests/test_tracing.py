@@ -300,3 +300,11 @@ def test_a_forked_child_traces_too(tmp_path: Path) -> None:
     out, err = child.communicate(timeout=60)
     with ops.Workspace(tmp_path / "w") as ws:
         assert sorted(row["name"] for row in spans(ws)) == ["child", "parent", "parent again"], err
+
+
+def test_text_that_is_not_unicode_holds_no_span_back(ws) -> None:
+    with ops.trace("half a pair", input="\ud83d"):
+        pass
+    with ops.trace("after"):
+        pass
+    assert [row["name"] for row in spans(ws)] == ["half a pair", "after"]

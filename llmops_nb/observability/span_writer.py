@@ -10,6 +10,7 @@ __all__ = ['span_row', 'WorkspaceWriter']
 # %% ../../nbs/observability/span_writer.ipynb #ea2e8b81
 import logging
 import threading
+from collections import deque
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
@@ -46,7 +47,7 @@ class WorkspaceWriter(SpanProcessor):
 
     def __init__(self) -> None:
         self.dropped = 0  # spans given up since the process started
-        self._pending: list[tuple[Workspace, ReadableSpan]] = []
+        self._pending: deque[tuple[Workspace, ReadableSpan]] = deque()  # one object for good: a span that ends during a write is not lost
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
         self._watched: Workspace | None = None  # the workspace that was told to have its spans written before it closes
@@ -68,7 +69,7 @@ class WorkspaceWriter(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         "Write everything that has ended so far; True when nothing is left waiting."
         with self._writing:
-            batch, self._pending = self._pending, []
+            batch = [self._pending.popleft() for _ in range(len(self._pending))]
             by_workspace: dict[Workspace, list[ReadableSpan]] = {}
             for workspace, span in batch:
                 by_workspace.setdefault(workspace, []).append(span)
@@ -86,7 +87,7 @@ class WorkspaceWriter(SpanProcessor):
             workspace.records.write("spans", [span_row(span) for span in spans])
             self._warned = False
         except Exception as error:  # noqa: BLE001 - tracing never raises into the traced program
-            self._pending[:0] = [(workspace, span) for span in spans]
+            self._pending.extendleft((workspace, span) for span in reversed(spans))
             if not self._warned:
                 _log.warning("Spans are waiting to be written: %s", error)
             self._warned = True

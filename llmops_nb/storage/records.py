@@ -183,4 +183,8 @@ class Records:
 
 
 def _plain(value: object) -> object:
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list, tuple)) else value
+    if isinstance(value, (dict, list, tuple)):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, str) and not value.isascii():  # half of a surrogate pair is text no database takes
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value

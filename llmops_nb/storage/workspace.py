@@ -76,7 +76,8 @@ class Workspace:
 
     def before_close(self, callback: Callable[[], object]) -> None:
         "Have `callback` run when the workspace closes, while its records are still open."
-        self._closing.append(callback)
+        if callback not in self._closing:
+            self._closing.append(callback)
 
     def close(self) -> None:
         "Write what is pending and let go of every file. Closing twice is harmless."
