@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING
 
 # %% ../nbs/front_door.ipynb #69258c7d
 if TYPE_CHECKING:
-    from llmops_nb import apps as apps, data as data, errors as errors, evals as evals, index as index, prompts as prompts
-    from llmops_nb.compute import mapping as mapping, models as models
+    from llmops_nb import apps as apps, data as data, deploy as deploy, errors as errors, evals as evals, finetune as finetune, host as host
+    from llmops_nb import index as index, monitor as monitor, pretrain as pretrain, prompts as prompts
+    from llmops_nb.compute import hardware as hardware, jobs as jobs, mapping as mapping, models as models
     from llmops_nb.compute.models import Model as Model
     from llmops_nb.observability import costs as costs, scores as scores, traces as traces, tracing as tracing
     from llmops_nb.observability.tracing import trace as trace
-    from llmops_nb.storage import vectors as vectors, workspace as workspace
+    from llmops_nb.storage import registry as registry, vectors as vectors, workspace as workspace
     from llmops_nb.storage.workspace import Workspace as Workspace
 
 # %% ../nbs/front_door.ipynb #892347fa
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("apps", "data", "errors", "evals", "index", "prompts"), "llmops_nb"),
-    **dict.fromkeys(("mapping", "models"), "llmops_nb.compute"),
+    **dict.fromkeys(("apps", "data", "deploy", "errors", "evals", "finetune", "host", "index", "monitor", "pretrain", "prompts"), "llmops_nb"),
+    **dict.fromkeys(("hardware", "jobs", "mapping", "models"), "llmops_nb.compute"),
     **dict.fromkeys(("costs", "scores", "traces", "tracing"), "llmops_nb.observability"),
-    **dict.fromkeys(("vectors", "workspace"), "llmops_nb.storage"),
+    **dict.fromkeys(("registry", "vectors", "workspace"), "llmops_nb.storage"),
     "Model": "llmops_nb.compute.models",
     "Workspace": "llmops_nb.storage.workspace",
     "trace": "llmops_nb.observability.tracing",
