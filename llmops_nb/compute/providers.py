@@ -133,7 +133,7 @@ async def _collect(response: "aiohttp.ClientResponse", stream: Any, emit: Emit, 
         raise
 
 # %% ../../nbs/compute/providers.ipynb #3e4f07c8
-LOCAL = {"local": "the built-in extractive model", "hf": "a transformers model on this machine"}
+LOCAL = {"local": "the built-in extractive model", "hf": "a transformers model on this machine", "registry": "a model that you published"}
 
 
 def open_backend(
@@ -141,7 +141,7 @@ def open_backend(
     base_url: str | None = None,  # another address than the provider's own
     api_key: str | None = None,  # instead of the environment variable's
 ) -> tuple[str, str, Any]:
-    "The provider's name, the model's name, and the backend. Raises: `BadSpec`."
+    "The provider's name, the model's name, and the backend. Raises: `BadSpec`, and `NotFound` for an unknown registered model."
     provider, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if not (provider and colon and name):
         raise BadSpec("A model spec is a provider and a model's name.", given=spec, allowed="provider:name, such as openai:gpt-5-mini",
@@ -152,10 +152,12 @@ def open_backend(
         if name != "extractive":
             raise BadSpec("There is no such local model.", given=spec, allowed="local:extractive", next_step="For a transformers model: hf:<path or id>.")
         return provider, name, ExtractiveModel()
-    if provider == "hf":
+    if provider in ("hf", "registry"):
         from llmops_nb.compute.transformers_model import TransformersModel
+        from llmops_nb.storage import registry
 
-        return provider, name, TransformersModel(name)
+        exact = str(registry.get(spec, verify=False)) if provider == "registry" else spec  # an alias may move: settled once
+        return provider, exact.partition(":")[2], TransformersModel(exact)
     if provider not in PROVIDERS and base_url is None:
         raise BadSpec("No provider has this name.", given=spec, allowed=[*LOCAL, *PROVIDERS],
                       next_step="For any other OpenAI-compatible server, pass base_url=.")

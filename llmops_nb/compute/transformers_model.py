@@ -1,4 +1,4 @@
-"""`hf:` runs a model of any size on this machine: a folder you trained, or an id from the hub.
+"""`hf:` and `registry:` run a model of any size on this machine: a folder, an id from the hub, or a model you published.
 
 Docs: https://llmops-nb.github.io/llmops_nb/compute/transformers_model.html.md"""
 
@@ -15,7 +15,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from .failures import BadRequest, ModelNotFound
+from .failures import BadRequest
+from .local_models import load_model
 from .replies import ChatRequest, Reply, Usage, text_of
 from ..errors import require
 
@@ -38,17 +39,20 @@ def generation_options(
 
 # %% ../../nbs/compute/transformers_model.ipynb #896db7ee
 class TransformersModel:
-    "The backend of `hf:`."
+    "The backend of `hf:` and `registry:`."
 
-    def __init__(self, name: str) -> None:
-        self.name, self._lock = name, threading.Lock()
+    def __init__(
+        self,
+        spec: str,  # "hf:<path or id>" or "registry:<name>@<version>"
+    ) -> None:
+        self.spec, self.name, self._lock = spec, spec.partition(":")[2], threading.Lock()
         self._model: Any = None
         self._tokenizer: Any = None
 
     async def chat(self, request: ChatRequest, emit: Callable[[str], None] | None = None, **_: Any) -> Reply:
-        "The reply. Raises: `BadRequest` for JSON schemas and tools, `ModelNotFound`, `MissingExtra` without transformers."
+        "The reply. Raises: `BadRequest` for JSON schemas and tools, and what `load_model` raises."
         if request.schema is not None or request.tools:
-            raise BadRequest("hf: models run without constrained output or tool parsing.", given="schema= or tools=",
+            raise BadRequest("Models on this machine run without constrained output or tool parsing.", given="schema= or tools=",
                              next_step="Serve the model with vLLM or Ollama and use vllm: or ollama:.")
         options, loop = generation_options(request.params), asyncio.get_running_loop()
         hand_on = (lambda piece: loop.call_soon_threadsafe(emit, piece)) if emit else None
@@ -56,17 +60,8 @@ class TransformersModel:
 
     def load(self) -> None:
         "Bring the weights into memory, if they are not."
-        if self._model is not None:
-            return
-        torch, transformers = require("torch", "local"), require("transformers", "local")
-        try:
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(self.name)
-            self._model = transformers.AutoModelForCausalLM.from_pretrained(self.name, dtype="auto")
-        except (OSError, ValueError) as error:
-            raise ModelNotFound(f"transformers could not load this model: {str(error).splitlines()[0]}", given=self.name,
-                                allowed="a folder with config, weights and tokenizer, or an id on the Hugging Face hub",
-                                next_step="Check the path, or the id and the network.") from error
-        self._model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        if self._model is None:
+            self._model, self._tokenizer = load_model(self.spec)
 
     def close(self) -> None:
         "Give the memory back."
