@@ -18,6 +18,7 @@ function patch(old, next) {
 
 function render({ model, el }) {
   const panel = document.createElement("div");
+  el.classList.add("ops-live");
   const button = document.createElement("button");
   button.type = "button";
   button.className = "ops-action";
