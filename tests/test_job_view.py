@@ -45,7 +45,7 @@ def test_a_job_is_watched_stopped_resumed_and_kept(tmp_path: Path, theme: str) -
         shown = "".join(saved["cells"][1]["outputs"][0]["data"]["text/html"])
         assert "counting" in shown and "<polyline" in shown and "<script" not in shown
         page.reload()
-        page.locator(".ops-kept .ops-job").get_by_text("counting").wait_for()  # no kernel knows the view any more: its last picture is there
+        page.locator(".ops-kept .ops-job").get_by_text("counting").wait_for()  # no kernel knows the view any more
         assert page.get_by_text("Error displaying widget").filter(visible=True).count() == 0
         assert run_all(page) == []  # the new kernel finds the same job, still counting or done
         page.locator(".ops-live .ops-job").get_by_text("resumed 1").wait_for()

@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/compute/job_process.html.md"""
 # %% auto #0
 __all__ = ['Stopped', 'JobContext', 'held_alive', 'is_alive', 'find_function', 'outcome', 'main', 'resident_bytes', 'worker']
 
-# %% ../../nbs/compute/job_process.ipynb #3ad83590
+# %% ../../nbs/compute/job_process.ipynb #fe08d2c4
 import fcntl
 import importlib
 import json
@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from .job_log import EventLog, last
 from ..errors import InputError, OpsError, StorageError
 
-# %% ../../nbs/compute/job_process.ipynb #9c4ce166
+# %% ../../nbs/compute/job_process.ipynb #f3db890f
 if TYPE_CHECKING:
     from llmops_nb.storage.workspace import Workspace
 
-# %% ../../nbs/compute/job_process.ipynb #7745ba75
+# %% ../../nbs/compute/job_process.ipynb #ec3f1760
 class Stopped(OpsError):
     "The job was asked to stop and did; `job.resume()` continues it."
 
@@ -90,7 +90,7 @@ class JobContext:
         if self.rank == 0:
             self._log.append(kind, attempt=self.attempt, **fields)
 
-# %% ../../nbs/compute/job_process.ipynb #1ec6b0bf
+# %% ../../nbs/compute/job_process.ipynb #9ed7636f
 @contextmanager
 def held_alive(
     folder: Path,
@@ -122,7 +122,7 @@ def _try_lock(file: BinaryIO, how: int) -> bool:
         return False
     return True
 
-# %% ../../nbs/compute/job_process.ipynb #b7e6cb8a
+# %% ../../nbs/compute/job_process.ipynb #8799a002
 def find_function(
     folder: Path,
     name: str,  # "module:function"
@@ -167,7 +167,7 @@ def _checked(result: Any) -> Any:
         raise InputError(f"A job's result is JSON, and this is not: {error}.", given=result, next_step="Save it to a file and return the path.") from None
     return result
 
-# %% ../../nbs/compute/job_process.ipynb #1745b489
+# %% ../../nbs/compute/job_process.ipynb #39582271
 def main(folder: str) -> None:
     "A job process's whole life."
     path = Path(folder)
@@ -189,7 +189,7 @@ def _run_here(folder: Path, spec: dict[str, Any], attempt: int) -> dict[str, Any
     signal.signal(signal.SIGTERM, lambda *_: context.stop_asked.set())
     return outcome(lambda context, **arguments: find_function(folder, spec["function"])(context, **arguments), context, spec["arguments"])
 
-# %% ../../nbs/compute/job_process.ipynb #9f8d2fc0
+# %% ../../nbs/compute/job_process.ipynb #aabbf9d9
 @contextmanager
 def _spare_room(folder: Path) -> Iterator[None]:
     spare = folder / "spare"
@@ -209,7 +209,7 @@ def _write_end(folder: Path, log: EventLog, fields: dict[str, Any]) -> None:
         except StorageError:
             (folder / "spare").unlink(missing_ok=True)
 
-# %% ../../nbs/compute/job_process.ipynb #64631e0e
+# %% ../../nbs/compute/job_process.ipynb #c78cfb07
 def _sample_memory(log: EventLog, attempt: int, every: float = 1.0) -> Callable[[], None]:
     "Note the process tree's resident memory when it has changed by a twentieth; returns what ends the sampling."
     done = threading.Event()
@@ -245,13 +245,18 @@ def resident_bytes(pid: int) -> int:
                 total += one.memory_info().rss
     return total
 
-# %% ../../nbs/compute/job_process.ipynb #9af60d03
+# %% ../../nbs/compute/job_process.ipynb #4e0e9106
 def _run_torch(folder: Path, spec: dict[str, Any], attempt: int) -> dict[str, Any]:
     worker = ["-c", "import sys; from llmops_nb.compute.job_process import worker; worker(*sys.argv[1:])", str(folder), str(attempt)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec['processes']}", "--no-python"]
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // spec["processes"])), **os.environ}
     process, asked = subprocess.Popen([*launcher, sys.executable, *worker], env=environment), threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: (asked.set(), process.terminate()))
+
+    def hand_on(*_: Any) -> None:
+        asked.set()
+        process.terminate()
+
+    signal.signal(signal.SIGTERM, hand_on)
     code = process.wait()
     events = [event for event in EventLog(folder / "events.jsonl").read()[0] if event.get("attempt") == attempt]
     ends = [event for event in events if event["kind"] == "worker_ended"]

@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/widgets/job.html.md"""
 # %% auto #0
 __all__ = ['WIDTH', 'HEIGHT', 'MOST', 'NEXT', 'MARKS', 'HIDDEN', 'thinned', 'curve', 'panel', 'body', 'live', 'follow']
 
-# %% ../../nbs/widgets/job.ipynb #f2dcb656
+# %% ../../nbs/widgets/job.ipynb #b2b59af6
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -18,7 +18,7 @@ from typing import Any
 from .live import show
 from .text import duration, figure, folded, inert, view
 
-# %% ../../nbs/widgets/job.ipynb #84a94ed3
+# %% ../../nbs/widgets/job.ipynb #ae165168
 WIDTH, HEIGHT, MOST = 300, 96, 150  # pixels; columns a curve is thinned to
 
 
@@ -60,7 +60,7 @@ def _along(value: float, low: float, high: float, length: float) -> float:
 def _short(value: float) -> str:
     return figure(value, 0) if abs(value) >= 1000 else f"{value:.3g}".replace("-", "−")
 
-# %% ../../nbs/widgets/job.ipynb #077d054a
+# %% ../../nbs/widgets/job.ipynb #1fd3d8b6
 NEXT = {
     "starting": "",
     "running": "",
@@ -114,7 +114,7 @@ def _remaining(facts: dict[str, Any]) -> float | None:
     pace = (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"])
     return pace * (facts["total"] - rows[-1]["step"])
 
-# %% ../../nbs/widgets/job.ipynb #f3df29bb
+# %% ../../nbs/widgets/job.ipynb #e81f0ae7
 def _bar(facts: dict[str, Any]) -> str:
     if not facts["total"]:
         return ""
@@ -144,7 +144,7 @@ def _curves(facts: dict[str, Any]) -> str:
                            (0.0, peak)))
     return f'<div class="ops-curves">{"".join(drawn)}</div>' if drawn else '<p class="ops-small">No numbers yet.</p>'
 
-# %% ../../nbs/widgets/job.ipynb #4a85acf3
+# %% ../../nbs/widgets/job.ipynb #64856262
 def _samples(samples: list[dict[str, Any]]) -> str:
     if not samples:
         return ""
@@ -168,7 +168,7 @@ def _log(facts: dict[str, Any]) -> str:
     return (f'<details class="ops-log"{opened}><summary><span class="ops-more">log</span> <span class="ops-small ops-lastline">{last}</span></summary>'
             f'<pre tabindex="0">{inert(chr(10).join(lines[-200:]))}</pre></details>')
 
-# %% ../../nbs/widgets/job.ipynb #5fa43475
+# %% ../../nbs/widgets/job.ipynb #8977bb84
 @cache
 def _live_class() -> type:
     import anywidget
@@ -197,13 +197,18 @@ def live(
         widget = None
     keep = show(widget, panel(now), f"Job {now['name']}")
 
+    def watch(action: Callable[[], Any] | None) -> None:
+        if action is not None:
+            action()  # stopping waits for a checkpoint; this thread may wait, the kernel does not
+        follow(facts, widget, keep)
+
     def act(_: Any, message: Any, buffers: Any) -> None:
         if isinstance(message, dict) and (action := actions.get(str(message.get("action")))):
-            threading.Thread(target=lambda: (action(), follow(facts, widget, keep)), daemon=True).start()  # stopping waits for a checkpoint
+            threading.Thread(target=watch, args=(action,), daemon=True).start()
 
     if widget is not None:
         widget.on_msg(act)
-    threading.Thread(target=follow, args=(facts, widget, keep), name="llmops-job-view", daemon=True).start()
+    threading.Thread(target=watch, args=(None,), name="llmops-job-view", daemon=True).start()
     return widget
 
 
