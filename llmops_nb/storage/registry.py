@@ -8,7 +8,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/registry.html.md"""
 __all__ = ['PICKLES', 'is_adapter', 'check_folder', 'RegisteredModel', 'check_files', 'Draft', 'draft', 'save', 'aliases',
            'set_alias', 'get', 'models', 'lineage']
 
-# %% ../../nbs/storage/registry.ipynb #57e0c48a
+# %% ../../nbs/storage/registry.ipynb #92f00e74
 import errno
 import hashlib
 import json
@@ -19,25 +19,25 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/registry.ipynb #afe72a84
+# %% ../../nbs/storage/registry.ipynb #42844605
 from ..errors import InputError, NotFound, OpsError, StorageError, shorten
 from .files import locked, plain_name, write_text
 from .vectors import plain
 from .versions import disk_errors, sync
 from .workspace import current
 
-# %% ../../nbs/storage/registry.ipynb #ff8c8e55
+# %% ../../nbs/storage/registry.ipynb #32c7edac
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/storage/registry.ipynb #d81f9bcb
+# %% ../../nbs/storage/registry.ipynb #b8eb7c5a
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 _PICKLE = "opening a pickle runs whatever code is inside"
 
@@ -79,7 +79,7 @@ def check_folder(
         raise InputError("An adapter needs the model that it was trained on.", given="parent=None", allowed="hf:<path or id> or registry:<name>@<version>",
                          next_step=f'For example parent="hf:{base}".' if base else None)
 
-# %% ../../nbs/storage/registry.ipynb #893051c2
+# %% ../../nbs/storage/registry.ipynb #1b447a3e
 @dataclass(frozen=True)
 class _File:
     sha256: str
@@ -103,7 +103,7 @@ def _stamps(folder: Path) -> tuple:
 
 _checked: dict[Path, tuple] = {}  # folders whose content was found good, and their stamps then
 
-# %% ../../nbs/storage/registry.ipynb #d0e887c9
+# %% ../../nbs/storage/registry.ipynb #699e576e
 @dataclass(frozen=True)
 class RegisteredModel:
     "One published version of a model."
@@ -134,11 +134,13 @@ class RegisteredModel:
     def _repr_html_(self) -> str:
         return _drawn(self)
 
-# %% ../../nbs/storage/registry.ipynb #9cc8641e
+# %% ../../nbs/storage/registry.ipynb #46ce02c0
 def _drawn(model: RegisteredModel) -> str:
     from llmops_nb.widgets.text import folded, inert, view
 
-    named = [alias for alias, version in _aliases(model.path.parent).items() if version == model.version]
+    named: list[str] = []
+    with suppress(StorageError):  # a broken list of aliases does not hide the model
+        named = [alias for alias, version in _aliases(model.path.parent).items() if version == model.version]
     facts = {"made from": model.parent, "method": model.method} | model.metrics | model.data
     rows = "".join(f"<tr><th>{inert(name)}</th><td>{folded(_text(value))}</td></tr>" for name, value in facts.items() if value not in (None, ""))
     head = " · ".join([f"<b>{inert(model.spec)}</b>", *map(inert, named), f"{len(model.files)} files, {_bytes(model.size)}", f"{model.created:%Y-%m-%d %H:%M} UTC"])
@@ -152,7 +154,7 @@ def _text(value: Any) -> str:
 def _bytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} KB"
 
-# %% ../../nbs/storage/registry.ipynb #8045bfa8
+# %% ../../nbs/storage/registry.ipynb #76dd8068
 _HUB_ID = re.compile(r"hf:([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)")
 _KEPT = ("license", "license_name", "license_link", "language")
 
@@ -198,7 +200,7 @@ def _kept(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, IndexError, AttributeError, yaml.YAMLError):
         return {}
 
-# %% ../../nbs/storage/registry.ipynb #91c33b6e
+# %% ../../nbs/storage/registry.ipynb #919d8011
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -251,7 +253,7 @@ def check_files(model: RegisteredModel) -> None:
         raise _damaged(model.path, problems)
     _checked[model.path] = stamps
 
-# %% ../../nbs/storage/registry.ipynb #b9cfbc4b
+# %% ../../nbs/storage/registry.ipynb #f209789b
 @dataclass
 class Draft:
     "A model on its way into the registry; every field but the name and path may be filled in until the block ends."
@@ -307,7 +309,7 @@ def save(
     assert made.model
     return made.model
 
-# %% ../../nbs/storage/registry.ipynb #6048ec68
+# %% ../../nbs/storage/registry.ipynb #3d38d832
 def _published(made: Draft) -> RegisteredModel:
     check_folder(made.path, made.parent)
     if links := [path.name for path in made.path.rglob("*") if path.is_symlink()]:
@@ -367,7 +369,7 @@ def _full_disk(folder: Path) -> Iterator[None]:
             raise
         raise StorageError("The disk is full; nothing was published.", given=str(folder), next_step="Free some space and run again: older versions are untouched.") from error
 
-# %% ../../nbs/storage/registry.ipynb #23bfe828
+# %% ../../nbs/storage/registry.ipynb #f5cdcc59
 _SPEC = re.compile(r"(?:registry:)?([A-Za-z0-9][A-Za-z0-9_-]{0,79})(?:@([A-Za-z0-9][A-Za-z0-9_-]{0,79}))?")
 
 
@@ -423,7 +425,7 @@ def _aliases(folder: Path) -> dict[str, int]:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return {str(alias): int(version) for alias, version in found.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise StorageError(f"aliases.json cannot be read: {error}.", given=str(path), next_step='Mend or delete it, and set the aliases again.') from None
+        raise StorageError(f"aliases.json cannot be read: {error}.", given=str(path), next_step="Mend or delete it, and set the aliases again.") from None
 
 
 def set_alias(
@@ -447,14 +449,14 @@ def get(
         check_files(model)
     return model
 
-# %% ../../nbs/storage/registry.ipynb #a775af08
+# %% ../../nbs/storage/registry.ipynb #600a2b99
 def models() -> "pd.DataFrame":
     "Every version of every model, by name and number; `problem` says what is wrong with one that cannot be opened."
     import pandas as pd
 
     folders = sorted(path for path in (current().path / "models").iterdir() if path.is_dir() and not path.name.startswith("."))
     rows = [_row(folder / str(version)) for folder in folders for version in _versions(folder)]
-    return pd.DataFrame(rows, columns=["model", "aliases", "parent", "method", "metrics", "data", "size", "created", "problem"])
+    return pd.DataFrame(rows, columns=["model", "aliases", "parent", "method", "metrics", "data", "size", "created", "problem"], dtype=object)
 
 
 def _row(folder: Path) -> dict[str, Any]:
@@ -473,7 +475,7 @@ def lineage(
     "The model, its parent, and so on up to the root. Raises: `NotFound`, `StorageError`."
     import pandas as pd
 
-    return pd.DataFrame(_ancestors(get(spec, verify=False)), columns=["model", "method", "data", "metrics", "created", "problem"])
+    return pd.DataFrame(_ancestors(get(spec, verify=False)), columns=["model", "method", "data", "metrics", "created", "problem"], dtype=object)
 
 
 def _ancestors(model: RegisteredModel) -> list[dict[str, Any]]:
