@@ -170,8 +170,10 @@ def test_processes_of_a_killed_torchrun_job_end_too(ws) -> None:
     pids = [int(functions.wait_for(job.folder / f"pid-{rank}", 60)) for rank in range(2)]
     os.kill(pid_of(job), signal.SIGKILL)
     assert end_of(job) == "lost" and all(gone(pid) for pid in pids)
-    job.resume().wait_for("ready", 60)
-    pids = [int((job.folder / f"pid-{rank}").read_text()) for rank in range(2)]
+    for rank in range(2):
+        (job.folder / f"pid-{rank}").unlink()
+    job.resume()
+    pids = [int(functions.wait_for(job.folder / f"pid-{rank}", 60)) for rank in range(2)]
     os.kill(pids[1], signal.SIGKILL)
     assert end_of(job, 60) == "failed" and "died without a word" in job.events("ended")[-1]["error"] and gone(pids[0])
 
@@ -190,3 +192,13 @@ def test_memory_is_seen_and_given_back(ws) -> None:
     assert job.result(30) == 200_000_000
     assert max(event["resident"] for event in job.events("memory")) > 200_000_000
     assert psutil.Process().memory_info().rss - before < 30_000_000 and gone(pid_of(job))
+
+
+@pytest.mark.slow
+def test_several_processes_stop_together_and_continue(ws) -> None:
+    job = jobs.start(functions.linger, name="linger", processes=2)
+    job.wait_for("ready", 60)
+    job.stop()
+    assert job.state == "stopped"
+    job.resume().stop()  # at once, perhaps before its processes are there
+    assert job.state == "stopped"

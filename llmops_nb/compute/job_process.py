@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/compute/job_process.html.md"""
 # %% auto #0
 __all__ = ['Stopped', 'JobContext', 'held_alive', 'is_alive', 'find_function', 'outcome', 'main', 'resident_bytes', 'worker']
 
-# %% ../../nbs/compute/job_process.ipynb #fe08d2c4
+# %% ../../nbs/compute/job_process.ipynb #ea1d0cac
 import fcntl
 import importlib
 import json
@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from .job_log import EventLog, last
 from ..errors import InputError, OpsError, StorageError
 
-# %% ../../nbs/compute/job_process.ipynb #f3db890f
+# %% ../../nbs/compute/job_process.ipynb #9bcb160e
 if TYPE_CHECKING:
     from llmops_nb.storage.workspace import Workspace
 
-# %% ../../nbs/compute/job_process.ipynb #ec3f1760
+# %% ../../nbs/compute/job_process.ipynb #e9cc39b4
 class Stopped(OpsError):
     "The job was asked to stop and did; `job.resume()` continues it."
 
@@ -90,7 +90,7 @@ class JobContext:
         if self.rank == 0:
             self._log.append(kind, attempt=self.attempt, **fields)
 
-# %% ../../nbs/compute/job_process.ipynb #9ed7636f
+# %% ../../nbs/compute/job_process.ipynb #22afec3e
 @contextmanager
 def held_alive(
     folder: Path,
@@ -122,7 +122,7 @@ def _try_lock(file: BinaryIO, how: int) -> bool:
         return False
     return True
 
-# %% ../../nbs/compute/job_process.ipynb #8799a002
+# %% ../../nbs/compute/job_process.ipynb #02695792
 def find_function(
     folder: Path,
     name: str,  # "module:function"
@@ -167,29 +167,31 @@ def _checked(result: Any) -> Any:
         raise InputError(f"A job's result is JSON, and this is not: {error}.", given=result, next_step="Save it to a file and return the path.") from None
     return result
 
-# %% ../../nbs/compute/job_process.ipynb #39582271
+# %% ../../nbs/compute/job_process.ipynb #e7121794
 def main(folder: str) -> None:
     "A job process's whole life."
     path = Path(folder)
     spec = json.loads((path / "spec.json").read_text(encoding="utf-8"))
+    asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())  # before anybody can know of this process
     with held_alive(path), _spare_room(path):
         log = EventLog(path / "events.jsonl")
         attempt = 1 + sum(event["kind"] == "started" for event in log.read()[0])
         log.append("started", attempt=attempt, pid=os.getpid(), processes=spec["processes"])
         stop_sampling = _sample_memory(log, attempt)
         run = _run_here if spec["processes"] == 1 else _run_torch
-        ended = run(path, spec, attempt)
+        ended = run(path, spec, attempt, asked)
         stop_sampling()
         _write_end(path, log, {"attempt": attempt, **ended})
 
 
-def _run_here(folder: Path, spec: dict[str, Any], attempt: int) -> dict[str, Any]:
+def _run_here(folder: Path, spec: dict[str, Any], attempt: int, asked: threading.Event) -> dict[str, Any]:
     context = JobContext(folder, attempt)
-    signal.signal(signal.SIGTERM, lambda *_: context.stop_asked.set())
+    context.stop_asked = asked
     return outcome(lambda context, **arguments: find_function(folder, spec["function"])(context, **arguments), context, spec["arguments"])
 
-# %% ../../nbs/compute/job_process.ipynb #aabbf9d9
+# %% ../../nbs/compute/job_process.ipynb #4b97f363
 @contextmanager
 def _spare_room(folder: Path) -> Iterator[None]:
     spare = folder / "spare"
@@ -209,7 +211,7 @@ def _write_end(folder: Path, log: EventLog, fields: dict[str, Any]) -> None:
         except StorageError:
             (folder / "spare").unlink(missing_ok=True)
 
-# %% ../../nbs/compute/job_process.ipynb #c78cfb07
+# %% ../../nbs/compute/job_process.ipynb #e9f69e46
 def _sample_memory(log: EventLog, attempt: int, every: float = 1.0) -> Callable[[], None]:
     "Note the process tree's resident memory when it has changed by a twentieth; returns what ends the sampling."
     done = threading.Event()
@@ -245,26 +247,34 @@ def resident_bytes(pid: int) -> int:
                 total += one.memory_info().rss
     return total
 
-# %% ../../nbs/compute/job_process.ipynb #4e0e9106
-def _run_torch(folder: Path, spec: dict[str, Any], attempt: int) -> dict[str, Any]:
+# %% ../../nbs/compute/job_process.ipynb #b4f506ce
+def _run_torch(folder: Path, spec: dict[str, Any], attempt: int, asked: threading.Event) -> dict[str, Any]:
     worker = ["-c", "import sys; from llmops_nb.compute.job_process import worker; worker(*sys.argv[1:])", str(folder), str(attempt)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec['processes']}", "--no-python"]
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // spec["processes"])), **os.environ}
-    process, asked = subprocess.Popen([*launcher, sys.executable, *worker], env=environment), threading.Event()
-
-    def hand_on(*_: Any) -> None:
-        asked.set()
-        process.terminate()
-
-    signal.signal(signal.SIGTERM, hand_on)
-    code = process.wait()
+    process = subprocess.Popen([*launcher, sys.executable, *worker], env=environment)
+    code = _waited(process, asked)
     events = [event for event in EventLog(folder / "events.jsonl").read()[0] if event.get("attempt") == attempt]
     ends = [event for event in events if event["kind"] == "worker_ended"]
     found = last([end for end in ends if end["state"] == "failed"][:1] or [end for end in ends if end["rank"] == 0], "worker_ended")
     unasked = found is not None and found["state"] == "stopped" and not asked.is_set()  # torchrun ends the others when one is gone
     if found is None or unasked or (code and found["state"] == "succeeded"):
+        if asked.is_set():
+            return {"state": "stopped", "error": "It was stopped before it could save."}
         return {"state": "failed", "error": f"A process of the job died without a word (torchrun's exit code is {code})."}
     return {key: found[key] for key in ("state", "result", "error") if key in found}
+
+
+def _waited(process: subprocess.Popen, asked: threading.Event) -> int:
+    "The exit code; a request to stop is handed on, once."
+    told = False
+    while process.poll() is None:
+        if asked.wait(0.1) and not told:
+            process.terminate()
+            told = True
+        elif told:
+            time.sleep(0.1)
+    return process.returncode
 
 
 def worker(folder: str, attempt: str) -> None:
