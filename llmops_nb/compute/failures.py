@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/compute/failures.html.md"""
 # %% auto #0
 __all__ = ['ModelError', 'BadSpec', 'MissingKey', 'KeyRejected', 'NotPermitted', 'ModelNotFound', 'BadRequest', 'RateLimited',
            'QuotaExhausted', 'ServerError', 'CallTimeout', 'ConnectionFailed', 'TruncatedStream', 'InvalidReply',
-           'from_status']
+           'InvalidToolCall', 'from_status']
 
 # %% ../../nbs/compute/failures.ipynb #e0abed7b
 import json
@@ -43,6 +43,7 @@ class ConnectionFailed(ModelError, ConnectionError):
     __str__ = OpsError.__str__
 class TruncatedStream(ModelError): "The stream ended before the reply did; what had arrived is in `.partial`."
 class InvalidReply(ModelError): "The endpoint answered with something that is not what it promised; its text is in `.partial`."
+class InvalidToolCall(InvalidReply): "The model called a tool with arguments that are no JSON object; what it wrote is in `.partial`."
 
 # %% ../../nbs/compute/failures.ipynb #c04600b3
 _BY_STATUS: dict[int, tuple[type[ModelError], str]] = {

@@ -299,7 +299,7 @@ def open_model(
     config: str | dict[str, Any],  # from `model_config`
 ) -> Model:
     "The model that was written down. Raises: `InputError` when a secret was taken out of it, `BadSpec`."
-    options = {"spec": config} if isinstance(config, str) else dict(config)
+    options: dict[str, Any] = {"spec": config} if isinstance(config, str) else dict(config)
     if HIDDEN in json.dumps(options):
         raise InputError("This model was written down without a secret that it needs.", given=options,
                          next_step="Keep keys in the provider's environment variable, and out of addresses and parameters.")

@@ -11,7 +11,7 @@ __all__ = ['usage_of', 'tool_call', 'parse_reply', 'ChatStream', 'OpenAIFormat']
 import json
 from typing import Any
 
-from .failures import InvalidReply, ModelError, TruncatedStream, from_status
+from .failures import InvalidReply, InvalidToolCall, ModelError, TruncatedStream, from_status
 from .replies import ChatRequest, Reply, ToolCall, Usage
 from .tools import closed, is_strict
 
@@ -32,15 +32,15 @@ def tool_call(
     name: str,
     arguments: str,  # JSON as the model wrote it
 ) -> ToolCall:
-    "The call, its arguments parsed. Raises: `InvalidReply` keeping what the model wrote."
+    "The call, its arguments parsed. Raises: `InvalidToolCall` keeping what the model wrote."
     try:
         parsed = json.loads(arguments or "{}")
     except ValueError:
         parsed = None
     if isinstance(parsed, dict):
         return ToolCall(id, name, parsed)
-    error = InvalidReply(f"The model called {name!r} with arguments that are not a JSON object.", given=arguments,
-                         next_step="Ask again; smaller models do this more often.")
+    error = InvalidToolCall(f"The model called {name!r} with arguments that are not a JSON object.", given=arguments,
+                            next_step="Ask again; smaller models do this more often.")
     error.partial = arguments
     raise error
 
