@@ -13,7 +13,7 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from .compute.jsonl import append, read
 from .compute.loop import run
 from .errors import InputError
 from .observability.payloads import redact
-from .observability.scores import Estimate, estimate
+from .observability.scores import Estimate
 from .observability.traffic import seconds_of
 from .storage.files import locked
 
