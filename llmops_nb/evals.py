@@ -165,7 +165,7 @@ def _slug(name: str) -> str:
 # %% ../nbs/07_evals.ipynb #58048755
 def _answer(task: Callable[[Any], Any], label: str, example: Mapping[str, Any]) -> tuple[Output | None, dict[str, Any]]:
     "The output, and the columns of its result."
-    span, start = trace(label, kind="app", input=example["input"]), time.perf_counter()
+    span, start = trace(label, kind="evaluation", input=example["input"]), time.perf_counter()
     output, failure = None, None
     try:
         with span:

@@ -131,7 +131,7 @@ class _Job:
 def _answer(job: _Job) -> tuple[Any, str]:
     "The reply and its trace; a failure carries its trace too."
     params = job.prompt.metadata.get("params", {}) if hasattr(job.model, "chat") else {}
-    with trace(job.prompt.spec, kind="app", input=job.values, **{conventions.PROMPT: job.prompt.spec}) as span:
+    with trace(job.prompt.spec, kind="comparison", input=job.values, **{conventions.PROMPT: job.prompt.spec}) as span:
         try:
             reply = job.model(job.prompt.render(**job.values), **params)
         except Exception as error:

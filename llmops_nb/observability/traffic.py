@@ -6,9 +6,10 @@ Docs: https://llmops-nb.github.io/llmops_nb/observability/traffic.html.md"""
 
 # %% auto #0
 __all__ = ['EVERYTHING', 'ROOTS', 'NUMBERS', 'FIGURES', 'Window', 'window', 'seconds_of', 'requests', 'percentile', 'figures',
-           'as_rows', 'grouped', 'over_time', 'sample_limit', 'sampled', 'texts']
+           'as_rows', 'grouped', 'over_time', 'asked', 'plain', 'sample_limit', 'sampled', 'texts']
 
 # %% ../../nbs/observability/traffic.ipynb #ebecbbde
+import json
 import math
 import re
 import time
@@ -74,8 +75,7 @@ def seconds_of(length: Any) -> float:
 _FIRST = {"sqlite": f"""CAST(json_extract(step.attributes, '$."{FIRST_CHUNK}"') AS REAL)""",
           "postgresql": f"CAST(CAST(step.attributes AS JSON) ->> '{FIRST_CHUNK}' AS DOUBLE PRECISION)"}
 ROOTS = """spans.parent_id IS NULL AND spans.start_ns >= :start AND spans.start_ns < :end
-    AND ((CAST(:app AS TEXT) IS NULL AND spans.kind IN ('app', 'invoke_agent')) OR spans.name = :app)
-    AND spans.trace_id NOT IN (SELECT trace_id FROM results WHERE trace_id IS NOT NULL)"""
+    AND ((CAST(:app AS TEXT) IS NULL AND spans.kind IN ('app', 'invoke_agent')) OR (spans.name = :app AND spans.kind NOT IN ('evaluation', 'comparison')))"""
 _REQUESTS = """
     WITH roots AS (SELECT trace_id, name, start_ns, duration_ns, status, length(input) AS input_chars, length(output) AS output_chars
                    FROM spans WHERE {roots})
@@ -199,6 +199,29 @@ def over_time(
     return table.reindex(full).fillna({"requests": 0, "errors": 0}).astype({"requests": int, "errors": int}).reset_index()
 
 # %% ../../nbs/observability/traffic.ipynb #ff180e2c
+def asked(
+    value: Any,  # what a span recorded as its input
+) -> str:
+    "What a person asked: a text, a function's only argument, or a chat's last message."
+    if isinstance(value, dict) and len(value) == 1:
+        return asked(next(iter(value.values())))
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        last = value[-1]
+        parts = last.get("parts") or [last]
+        return "\n".join(str(part.get("content", "")) for part in parts if isinstance(part, dict))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def plain(
+    recorded: Any,  # a span's input or output as the table has it
+) -> Any:
+    "What was recorded: JSON decoded, another library's plain text as it is."
+    try:
+        return json.loads(recorded)
+    except (TypeError, ValueError):
+        return recorded
+
+# %% ../../nbs/observability/traffic.ipynb #7292b90f
 def sample_limit(
     share: float,  # 0 to 1
 ) -> str:
@@ -219,10 +242,11 @@ def texts(
     limit: int = 500,  # requests at most, spread evenly over the window
     workspace: Workspace | None = None,  # default: the current one
 ) -> "pd.DataFrame":
-    "What was asked: trace_id, start_ns, input (as recorded, JSON), output, of at most `limit` requests."
+    "What was asked and answered: trace_id, start_ns, question, answer, of at most `limit` requests."
     flush()
     records, span = (workspace or current()).records, window(during)
     where: dict[str, Any] = {"start": span.start_ns, "end": span.end_ns, "app": app}
     count = records.rows(f"SELECT count(*) AS n FROM spans WHERE {ROOTS}", **where)[0]["n"]
-    return records.frame(f"""SELECT trace_id, start_ns, input, output FROM spans WHERE {ROOTS} AND substr(trace_id, 25, 8) < :limit
-                             ORDER BY start_ns LIMIT :most""", **where, limit=sample_limit(min(1, limit / max(count, 1))), most=limit)
+    frame = records.frame(f"""SELECT trace_id, start_ns, input AS question, output AS answer FROM spans WHERE {ROOTS} AND substr(trace_id, 25, 8) < :limit
+                              ORDER BY start_ns LIMIT :most""", **where, limit=sample_limit(min(1, limit / max(count, 1))), most=limit)
+    return frame.assign(question=[asked(plain(text)) for text in frame["question"]], answer=[plain(text) for text in frame["answer"]])
