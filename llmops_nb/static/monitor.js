@@ -1,0 +1,141 @@
+// A monitor's live view. The kernel sends each part of the page as HTML it has already made harmless; this puts a part in place when it
+// changed, keeps what the reader has open, and adds the choice of window and the flag.
+
+const ORDER = ["head", "alerts", "figures", "charts", "scores", "drift", "new", "groups", "notable"];
+const HELP = "Tab: next control. ←/→: another window. Enter: open a request. Escape: close it.";
+
+const element = (name, properties = {}, ...children) => {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+};
+
+const parsed = (html) => element("template", { innerHTML: html }).content;
+
+/** The requests worth a look: those already on the page stay as they are, so that what is open and focused remains so. */
+function mergeRequests(section, html) {
+  const next = parsed(html);
+  const list = section.querySelector(".ops-notables");
+  const wanted = next.querySelector(".ops-notables");
+  if (!list || !wanted) return section.replaceChildren(next);
+  const known = new Map([...list.children].map((row) => [row.dataset.trace, row]));
+  for (const row of [...wanted.children]) {
+    const old = known.get(row.dataset.trace);
+    if (!old) continue;
+    const [was, is] = [old.querySelector("summary"), row.querySelector("summary")];
+    if (was.innerHTML !== is.innerHTML) was.innerHTML = is.innerHTML;
+    row.replaceWith(old);
+  }
+  const focused = list.contains(document.activeElement) ? document.activeElement : null;
+  list.replaceChildren(...wanted.children);
+  focused?.focus({ preventScroll: true });
+}
+
+function windowChoice(model) {
+  const group = element("span", { className: "ops-windows", role: "radiogroup" });
+  group.setAttribute("aria-label", "Window of time");
+  const choose = (name) => { model.set("window", name); model.save_changes(); };
+  const draw = () => {
+    const held = group.contains(document.activeElement);
+    group.replaceChildren(...model.get("windows").map((name) => {
+      const button = element("button", { type: "button", textContent: name, role: "radio", onclick: () => choose(name) });
+      const chosen = name === model.get("window");
+      button.setAttribute("aria-checked", chosen);
+      button.tabIndex = chosen ? 0 : -1;
+      return button;
+    }));
+    if (held) group.querySelector('[aria-checked="true"]')?.focus();
+  };
+  group.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    const names = model.get("windows");
+    choose(names[(names.indexOf(model.get("window")) + step + names.length) % names.length]);
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  model.on("change:window change:windows", draw);
+  draw();
+  return group;
+}
+
+function flagForm(model, row) {
+  const reason = element("input", { type: "text", placeholder: "What is wrong with it?", ariaLabel: "Reason" });
+  const send = element("button", { type: "button", textContent: "Flag" });
+  const done = element("span", { className: "ops-small", role: "status" });
+  const flag = () => {
+    model.send({ trace_id: row.dataset.trace, reason: reason.value });
+    done.textContent = "✓ flagged";
+  };
+  send.addEventListener("click", flag);
+  reason.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") flag();
+    if (event.key !== "Escape" && event.key !== "Tab") event.stopPropagation(); // letters are text here, not the notebook's shortcuts
+  });
+  return element("div", { className: "ops-flagging" }, reason, send, done);
+}
+
+function render({ model, el }) {
+  const root = element("div", { className: "ops-view ops-monitor tex2jax_ignore mathjax_ignore", role: "region", ariaLabel: "Monitor" });
+  const status = element("span", { className: "ops-small" });
+  const help = element("span", { className: "ops-small", hidden: true, textContent: HELP });
+  const body = element("div");
+  root.append(parsed(model.get("style_html")), element("div", { className: "ops-bar-top" }, windowChoice(model), status, help), body);
+  const drawn = {};
+
+  const drawParts = () => {
+    const parts = model.get("parts");
+    for (const name of ORDER) {
+      let section = body.querySelector(`:scope > [data-part="${name}"]`);
+      if (!(name in parts)) { section?.remove(); delete drawn[name]; continue; }
+      if (!section) {
+        section = element("section");
+        section.dataset.part = name;
+        const after = ORDER.slice(ORDER.indexOf(name) + 1).map((later) => body.querySelector(`:scope > [data-part="${later}"]`)).find(Boolean);
+        body.insertBefore(section, after ?? null);
+      }
+      if (drawn[name] !== parts[name]) name === "notable" ? mergeRequests(section, parts[name]) : section.replaceChildren(parsed(parts[name]));
+      drawn[name] = parts[name];
+    }
+  };
+  const drawSteps = () => {
+    const { trace_id, html } = model.get("steps");
+    const row = trace_id && body.querySelector(`[data-trace="${CSS.escape(trace_id)}"]`);
+    row?.querySelector(".ops-steps").replaceChildren(parsed(html));
+  };
+  const drawStatus = () => { status.textContent = model.get("status"); };
+
+  body.addEventListener("toggle", (event) => {
+    const row = event.target;
+    if (!row.matches?.(".ops-notable") || !row.open) return;
+    if (!row.querySelector(".ops-flagging")) row.querySelector(".ops-steps").before(flagForm(model, row));
+    model.set("selection", row.dataset.trace);
+    model.save_changes();
+  }, true);
+  root.addEventListener("keydown", (event) => {
+    if (event.key === "?") { help.hidden = !help.hidden; event.stopPropagation(); }
+    const open = event.key === "Escape" && event.target.closest?.(".ops-notable[open]");
+    if (open) {
+      open.open = false;
+      open.querySelector("summary").focus();
+      event.stopPropagation();
+    }
+    if (["ArrowDown", "ArrowUp"].includes(event.key) && event.target.matches?.(".ops-notable > summary")) {
+      const row = event.target.parentElement;
+      const next = event.key === "ArrowDown" ? row.nextElementSibling : row.previousElementSibling;
+      next?.querySelector("summary").focus();
+      event.preventDefault();
+      event.stopPropagation();
+    }
+    if (["Enter", " "].includes(event.key) && event.target.matches?.("summary, button")) event.stopPropagation();
+  });
+  const drawAll = () => { drawParts(); drawSteps(); };
+  const heard = [["change:parts", drawAll], ["change:steps", drawSteps], ["change:status", drawStatus]];
+  for (const [event, draw] of heard) model.on(event, draw);
+  drawAll();
+  drawStatus();
+  el.append(root);
+  return () => { for (const [event, draw] of heard) model.off(event, draw); };
+}
+
+export default { render };
