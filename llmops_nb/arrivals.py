@@ -119,7 +119,7 @@ def over_http(
 
     async def ask(question: str, heard: Heard) -> None:
         import aiohttp
-        body = {"messages": [{"role": "user", "content": question}], "stream": True, **({"model": "app"} if openai else {})}
+        body = {"model": "app", "messages": [{"role": "user", "content": question}], "stream": True} if openai else {"question": question, "stream": True}
         limits = aiohttp.ClientTimeout(total=timeout)
         async with aiohttp.ClientSession(timeout=limits) as session, session.post(target, json=body, headers=headers) as reply:
             heard.trace_id = reply.headers.get("X-Trace-Id")
@@ -131,7 +131,7 @@ def over_http(
     return ask
 
 
-async def _events(stream: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
+async def _events(stream: Any) -> AsyncIterator[dict[str, Any]]:
     "The JSON of a streamed answer's data lines, or of a plain answer."
     async for line in stream:
         text = line.decode("utf-8", "replace").strip()
@@ -146,6 +146,8 @@ def _hear(event: dict[str, Any], heard: Heard) -> None:
     heard.trace_id = event.get("trace_id") or heard.trace_id
     choice = (event.get("choices") or [{}])[0]
     heard.piece((choice.get("delta") or choice.get("message") or {}).get("content") or event.get("text") or "")
+    if "seconds" in event:  # the hosted application's last word repeats the whole answer
+        heard.answer = event.get("text") or heard.answer
 
 # %% ../nbs/10_monitor_arrivals.ipynb #7645cd95
 COLUMNS = ["planned_s", "start", "late_s", "seconds", "first_token_s", "status", "error", "trace_id", "question", "answer"]

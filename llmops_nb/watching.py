@@ -10,7 +10,7 @@ __all__ = ['BATCH', 'sources_of', 'look', 'measured', 'Checked', 'check', 'watch
 # %% ../nbs/10_monitor_watch.ipynb #7d10789c
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -26,7 +26,7 @@ from .evals import describe
 from .observability import scores as scoring
 from .observability.scores import Estimate, Output, Score, Scorer, estimate, find_scorers
 from .observability.tracing import flush, trace
-from .observability.traffic import EVERYTHING, FIGURES, ROOTS, asked, figures, plain, requests, sample_limit, window
+from .observability.traffic import EVERYTHING, FIGURES, ROOTS, asked, figures, plain, request_scores, requests, sample_limit
 from .storage.datasets import digest
 from .storage.files import write_text
 from .storage.workspace import Workspace, current
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # %% ../nbs/10_monitor_watch.ipynb #3f27b9bf
 def sources_of(
-    spans: list[Mapping[str, Any]],  # of one trace, by start: kind, input, output
+    spans: Sequence[Mapping[str, Any]],  # of one trace, by start: kind, input, output
 ) -> "pd.DataFrame | None":
     "The passages an answer rests on: id, text, metadata; None where nothing was searched."
     import pandas as pd
@@ -106,10 +106,10 @@ class _Answered:
         self.sources = sources
 
 
-def _scored(waiting: _Waiting, spans: list[dict[str, Any]], scorers: list[Scorer]) -> list[tuple[str, Score]]:
+def _scored(spans: dict[str, list[dict[str, Any]]], scorers: list[Scorer], waiting: _Waiting) -> list[tuple[str, Score]]:
     if waiting.error is not None or waiting.answer is None:
         return [(scorer.name, Score.failed(f"the request failed: {waiting.error or 'no answer was recorded'}")) for scorer in scorers]
-    output = Output(_Answered(waiting.answer, sources_of(spans)), waiting.seconds, waiting.trace_id)
+    output = Output(_Answered(waiting.answer, sources_of(spans[waiting.trace_id])), waiting.seconds, waiting.trace_id)
     return [(scorer.name, scorer(output, {"id": waiting.trace_id, "input": waiting.question})) for scorer in scorers]
 
 
@@ -150,7 +150,7 @@ def look(
     while not stopping() and (batch := _waiting(workspace.records, monitor, scorers, sample, app, after, BATCH)):
         spans = _spans_of(workspace.records, batch)
         with trace(f"monitor {monitor}", kind="evaluation"):  # what judges cost is the monitor's, not traffic
-            map_items(lambda one, spans=spans: _scored(one, spans[one.trace_id], scorers), batch, on_result=partial(_keep, workspace.records, monitor))
+            map_items(partial(_scored, spans, scorers), batch, on_result=partial(_keep, workspace.records, monitor))
         done += [one.trace_id for one in batch]
         after = batch[-1].place
         passed(after)
@@ -166,12 +166,9 @@ def measured(
     "The figure over the window, with its interval. A request scored by several monitors counts once, with its newest score."
     if metric in FIGURES:
         return figures(requests(during, app, workspace))[metric]
-    span = window(during)
-    rows = (workspace or current()).records.rows(f"""
-        SELECT scores.trace_id, scores.value FROM scores JOIN spans ON spans.trace_id = scores.trace_id
-        WHERE scores.scorer = :metric AND scores.state = 'scored' AND scores.source <> 'code' AND {ROOTS} ORDER BY scores.created_ns""",
-        metric=metric, start=span.start_ns, end=span.end_ns, app=app)
-    return estimate({row["trace_id"]: row["value"] for row in rows}.values())
+    scores = request_scores(during, app, workspace)
+    scores = scores[(scores["scorer"] == metric) & (scores["state"] == "scored")]
+    return estimate(scores.drop_duplicates("trace_id", keep="last")["value"])
 
 
 def _speak(workspace: Workspace, monitor: str, alerts: list[Alert], app: str | None) -> tuple[list[Event], str | None]:

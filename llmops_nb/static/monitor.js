@@ -134,6 +134,7 @@ function render({ model, el }) {
   for (const [event, draw] of heard) model.on(event, draw);
   drawAll();
   drawStatus();
+  el.classList.add("ops-live");
   el.append(root);
   return () => { for (const [event, draw] of heard) model.off(event, draw); };
 }

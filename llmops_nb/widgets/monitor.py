@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/widgets/monitor.html.md"""
 # %% auto #0
 __all__ = ['NAMES', 'WIDTH', 'HEIGHT', 'VERDICTS', 'WINDOWS', 'amount', 'between', 'figures_table', 'chart', 'charts',
            'scores_table', 'drift_table', 'new_table', 'notable_list', 'groups_table', 'alerts_table', 'sections',
-           'report', 'document', 'Source', 'live']
+           'report', 'document', 'Source', 'live', 'Picture']
 
 # %% ../../nbs/widgets/monitor.ipynb #08e69b8c
 import re
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/widgets/monitor.ipynb #d6b13376
 from .evals import interval_bar
+from .live import show
 from .text import PROSE, absent, duration, figure, folded, inert, style, view
 from .traces import waterfall
 
@@ -284,6 +285,9 @@ def document(facts: dict[str, Any]) -> str:
 WINDOWS = ("15m", "1h", "24h", "7d", "all")
 
 
+_READING = view("<p>Reading the traffic. Run the cell again to keep a picture of it.</p>", "monitor", label="Monitor")
+
+
 @cache
 def _live_class() -> type:
     import anywidget
@@ -304,6 +308,7 @@ def _live_class() -> type:
         def __init__(self, source: "Source", **rest: Any):
             super().__init__(style_html=style("monitor", "traces"), **rest)
             self.facts: dict[str, Any] = {}
+            self.keep: Callable[[str], None] = lambda static: None  # replaces the picture that stays in the notebook
             self._source, self._wake, self._ended = source, threading.Event(), threading.Event()
             self.observe(lambda _: self._wake.set(), names=["window", "selection"])
             self.on_msg(lambda _, message, __: self._heard(message))
@@ -326,10 +331,9 @@ def _live_class() -> type:
             self.end()
             super().close()
 
-        def _repr_mimebundle_(self, **options: Any) -> Any:
-            live = super()._repr_mimebundle_(**options)
-            static = {"text/html": report(self.facts or self._source.read(self.window)), "text/plain": f"Monitor of {self._source.title}"}
-            return ({**live[0], **static}, live[1]) if isinstance(live, tuple) else {**(live or {}), **static}
+        def _ipython_display_(self) -> None:
+            self.keep = show(self, report(self.facts) if self.facts else _READING, f"Monitor of {self._source.title}")
+            self._wake.set()
 
     return LiveMonitor
 
@@ -359,7 +363,7 @@ def live(
     try:
         widget = _live_class()(source, window=window)
     except ModuleNotFoundError:
-        return _Static(source, window)
+        return Picture(source, window)
     if before := _shown.get(source.title):
         before.end()
     _shown[source.title] = widget
@@ -368,11 +372,15 @@ def live(
 
 
 def _redraw(widget: Any, source: Source, every: float) -> None:
+    kept, looks = None, 0
     while not widget._ended.is_set():
         widget._wake.clear()
         try:
             widget.facts = source.read(widget.window)
             widget.parts = sections(widget.facts)
+            if kept != widget.keep or not looks % 20:  # the kept picture need not follow every change
+                widget.keep(report(widget.facts))
+            kept, looks = widget.keep, looks + 1
             if widget.selection and widget.steps.get("trace_id") != widget.selection:
                 drawn = waterfall(source.steps(widget.selection))
                 widget.steps = {"trace_id": widget.selection, "html": re.sub("<style>.*?</style>", "", drawn, flags=re.DOTALL)}
@@ -382,7 +390,7 @@ def _redraw(widget: Any, source: Source, every: float) -> None:
         widget._wake.wait(every)
 
 
-class _Static:
+class Picture:
     "The page of one moment, with the same attributes."
 
     def __init__(self, source: Source, window: str):
