@@ -21,7 +21,7 @@ from .compute.models import Model, Stream, Usage, ask, model_config, open_model
 from .compute.prompt_files import Prompt, get, pinned
 from .compute.providers import Emit
 from .compute.replay import without_secrets
-from .errors import InputError
+from .errors import InputError, shorten
 from .observability import conventions
 from .observability.tracing import trace
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmops_nb.agents import Agent as Agent, AgentAnswer as AgentAnswer, Tool as Tool, search_tool as search_tool
 
 # %% ../nbs/05_apps.ipynb #e85cbf33
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Answer:
     "What an application says, and what it rests on."
 
@@ -45,6 +45,9 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({shorten(self.text)!r}, sources={self.sources['id'].tolist()}, trace_id={self.trace_id!r})"
 
     def _repr_html_(self) -> str:
         from llmops_nb.widgets.answer import card
