@@ -588,7 +588,7 @@ def test_schemas_in_the_wild_become_tools_that_both_formats_take(shared, name, c
         for call in answers:
             (called, arguments), *_ = call.items()
             arguments = accepted(arguments)
-            if called == "game_result.get_winner":  # the one accepted call that contradicts its own schema
+            if arguments.get("venue") is True:  # the one accepted call that contradicts its own schema
                 assert by_name[called].problems(arguments) == ["venue: True is not of type 'string'"]
                 continue
             assert by_name[called].problems(arguments) == [], (called, arguments)
