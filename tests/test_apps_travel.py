@@ -1,7 +1,9 @@
 """An application written down here answers the same in another process; a stream ends with its reader."""
 
 import asyncio
+import importlib
 import json
+import linecache
 import time
 
 import pandas as pd
@@ -213,3 +215,83 @@ def test_a_model_of_ones_own_needs_only_chat(kb):
     assert app("When is the desk open?").text.startswith("Polly: ") and "".join(app.stream("When is the desk open?")).startswith("Polly: ")
     with pytest.raises(ops.models.ModelError, match="mine"):
         through_json(app)
+
+
+# agents
+
+SHOP = '''
+def order_status(order_id: str) -> str:
+    "The status of an order."
+    return f"{order_id} was sent"
+
+def reading_only(call):
+    return call.name != "refund" or "not here"
+
+def refund(order_id: str) -> str:
+    "Refund an order."
+    raise AssertionError("a refund was made")
+'''
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    "A module beside the notebook."
+    (tmp_path / "shop_of_this_test.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("shop_of_this_test")
+
+
+def test_an_agent_answers_the_same_in_another_process(ws, kb, shop, tmp_path):
+    ops.prompts.save("desk", "You are a help desk.")
+    tools = [shop.order_status, shop.refund, ops.apps.search_tool(kb, "manual", "Search the rules on refunds and parcels.", k=2)]
+    agent = ops.apps.Agent(tools=tools, prompt="desk", approve=shop.reading_only, max_steps=4, name="desk")
+    questions = ["What is the status of order #W1?", "Refund order #W1!", "What do the rules say on parcels?"]
+    code = """
+        import json, sys
+        sys.path.insert(0, sys.argv[3])
+        import llmops_nb as ops
+        ws = ops.Workspace(sys.argv[1])
+        config, questions = json.loads(sys.argv[2])
+        app = ops.apps.from_config(config)
+        print(json.dumps([[app(question).text for question in questions], app.config()]))
+        """
+    texts, config = json.loads(finish(start(code, ws.path, json.dumps([agent.config(), questions]), tmp_path)))
+    assert texts == [agent(question).text for question in questions] and config == agent.config()
+    assert texts[0] == "#W1 was sent" and "not here" in texts[1] and "tracked by its number" in texts[2]
+    assert config["max_steps"] == 4 and config["approve"] == "shop_of_this_test:reading_only" and config["prompt"].startswith("desk@1:")
+
+
+def test_another_function_under_the_same_name_is_another_agent(shop, tmp_path):
+    before = ops.apps.Agent(tools=[shop.order_status]).config()
+    (tmp_path / "shop_of_this_test.py").write_text(SHOP.replace("was sent", "was never sent"))
+    linecache.clearcache()
+    assert ops.apps.Agent(tools=[importlib.reload(shop).order_status]).config() != before
+
+
+def test_what_cannot_be_found_again_is_refused_before_anything_runs(ws):
+    def local(n: int) -> int:
+        "Local."
+        return n
+
+    with pytest.raises(InputError, match="cannot be found again") as caught:
+        through_json(ops.apps.Agent(tools=[local]))
+    assert "a .py file beside the notebook" in str(caught.value)
+    code = """
+        import json, sys, llmops_nb as ops
+        ws = ops.Workspace(sys.argv[1])
+        try: ops.apps.from_config(json.loads(sys.argv[2]))
+        except ops.errors.InputError as error: print(error)
+        """
+    config = ops.apps.Agent(tools=[local]).config() | {"tools": [{"function": "__main__:defined_in_a_notebook", "hash": "0"}]}
+    assert "__main__:defined_in_a_notebook" in finish(start(code, ws.path, json.dumps(config)))
+    hooked = ops.apps.Agent(tools=[test_a_slow_index_blocks_nobody_else], approve=lambda call: True)
+    with pytest.raises(InputError, match="cannot be found again"):
+        through_json(hooked)  # an agent that lost its hook would be another agent
+
+
+def test_names_at_the_front_door():
+    import llmops_nb.agents
+
+    assert ops.apps.Agent is llmops_nb.agents.Agent and ops.apps.search_tool is llmops_nb.agents.search_tool
+    with pytest.raises(AttributeError, match="no attribute 'Chain'"):
+        ops.apps.Chain  # noqa: B018

@@ -336,7 +336,7 @@ def told(
         inside = found.get("result", found) if isinstance(found, dict) else found
         if isinstance(found, dict) and set(found) == {"error"}:
             failures.append(str(found["error"]))
-        elif isinstance(inside, str):
+        elif isinstance(inside, str) and (len(inside) > 400 or re.match(r"\[\d+\]", inside)):
             texts.append(inside)
         else:
             said = facts(inside)
