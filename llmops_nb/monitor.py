@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _all_ = ["Alert", "Checked", "check", "watch", "replay", "made_up_arrivals", "requests"]  # part of this room's front door
 
 # %% ../nbs/10_monitor.ipynb #829d2dbe
-MOST_NOTABLE, LOW = 30, 0.5
+MOST_NOTABLE, LOW = 15, 0.5
 
 
 def notable(
@@ -296,16 +296,24 @@ class _Reader:
 
     def __init__(self, home: Workspace, app: str | None):
         self.home, self.app = home, app
-        self._seen: tuple[Any, ...] = ()
-        self._facts: dict[str, Any] = {}
+        self._mark: tuple[Any, ...] = ()
+        self._tables: Any = None  # window, requests, scores
+        self._facts: dict[str, Any] | None = None
         self._drift: dict[str, tuple[float, tuple[Any, Any, str]]] = {}
 
-    def __call__(self, name: str) -> dict[str, Any]:
-        "The facts of the window of this name."
+    def __call__(self, name: str, quick: bool = False) -> dict[str, Any]:
+        "The facts of the window of this name; quickly: with the drift that is known."
         flush()
-        mark = (name, int(time.time() // 30), *self._newest())
-        if mark != self._seen:
-            self._facts, self._seen = self._read(name), mark
+        if (mark := (name, int(time.time() // 30), *self._newest())) != self._mark:
+            span = window(None if name == "all" else name)
+            traffic = requests(span, self.app, self.home)
+            self._tables, self._facts, self._mark = (_tight(span, traffic), traffic, request_scores(span, self.app, self.home)), None, mark
+        at, compared = self._drift.get(name, (0.0, (drift.verdicts([]), drift.new_questions([], []), "")))
+        if not quick and (name not in self._drift or time.monotonic() - at > 60):
+            compared, self._facts = self._compare(), None
+            self._drift[name] = time.monotonic(), compared
+        if self._facts is None:
+            self._facts = _report(self.home, *self._tables, self.app, compared).facts()
         return self._facts
 
     def _newest(self) -> tuple[Any, ...]:
@@ -314,19 +322,10 @@ class _Reader:
         row = self.home.records.rows("SELECT (SELECT max(rowid) FROM spans) AS a, (SELECT max(rowid) FROM scores) AS b, (SELECT max(created_ns) FROM scores) AS c")[0]
         return *row.values(), len(AlertLog(self.home.path / "alerts").events())
 
-    def _read(self, name: str) -> dict[str, Any]:
-        span = window(None if name == "all" else name)
-        traffic, scores = requests(span, self.app, self.home), request_scores(span, self.app, self.home)
-        span = _tight(span, traffic)
-        return _report(self.home, span, traffic, scores, self.app, self._changes(name, span, traffic)).facts()
-
-    def _changes(self, name: str, span: Window, traffic: "pd.DataFrame") -> tuple[Any, Any, str]:
-        at, found = self._drift.get(name, (0.0, None))
-        if found is None or time.monotonic() - at > 60:
-            before, now = _sides(span, traffic, self.app, self.home)
-            found = (*changes(before, now, self.app, self.home), f"{_words(now)}, against {_words(before)}")
-            self._drift[name] = time.monotonic(), found
-        return found
+    def _compare(self) -> tuple[Any, Any, str]:
+        span, traffic, _ = self._tables
+        before, now = _sides(span, traffic, self.app, self.home)
+        return *changes(before, now, self.app, self.home), f"{_words(now)}, against {_words(before)}"
 
 # %% ../nbs/10_monitor.ipynb #83b742b0
 def dashboard(

@@ -9,9 +9,11 @@ __all__ = ['SHUFFLES', 'MOST', 'FEWEST', 'VOCABULARY', 'ALPHA', 'SMALLEST', 'shu
            'words', 'word_matrix', 'meanings', 'verdicts', 'new_questions']
 
 # %% ../../nbs/observability/drift.ipynb #77b30c4d
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from statistics import NormalDist, fmean, variance
 from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/observability/drift.ipynb #5003ac05
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/observability/drift.ipynb #bbf43b8c
 SHUFFLES = 999
-MOST = 1000  # of each window that are compared; beyond that only differences too small to matter are found
+MOST = 1000  # of each window whose distributions are compared; beyond that only distances too small to matter are found
 FEWEST = 20  # in each window; with fewer, nothing is said
 
 
@@ -88,16 +90,25 @@ def means(
     reference: Sequence[float],
     current: Sequence[float],
 ) -> dict[str, Any]:
-    "How far apart two means are; p by permutation."
+    "How far apart two means are; p by permutation, or for many by Welch's test."
     import numpy as np
     a, b = _known(reference), _known(current)
     row = {"what": what, "measure": "mean", **_sides(estimate(a), estimate(b))}
-    a, b = thinned(a), thinned(b)
     if min(len(a), len(b)) < FEWEST:
         return row
+    if min(len(a), len(b)) > MOST:
+        return row | _welch(a, b)
+    a, b = thinned(a, 10 * MOST), thinned(b, 10 * MOST)
     pooled, labels = np.array(a + b), shuffled(len(a), len(b))
     sums = labels @ pooled
     return row | judged(np.abs(sums / len(a) - (pooled.sum() - sums) / len(b)))
+
+
+def _welch(a: list[float], b: list[float]) -> dict[str, float]:
+    "Source: Welch 1947; with more than a thousand on each side, t is normal."
+    normal, spread = NormalDist(), math.sqrt(variance(a) / len(a) + variance(b) / len(b))
+    gap = abs(fmean(a) - fmean(b))
+    return {"distance": gap, "chance": normal.inv_cdf(0.975) * spread, "p": 2 * normal.cdf(-gap / spread) if spread else float(gap == 0)}
 
 # %% ../../nbs/observability/drift.ipynb #f267c2b5
 VOCABULARY = 2000  # most frequent words that are counted
@@ -165,7 +176,7 @@ _COLUMNS = ["what", "verdict", "measure", "reference", "reference_low", "referen
 def verdicts(
     rows: list[dict[str, Any]],  # from `numbers`, `means`, `words`, `meanings`
 ) -> "pd.DataFrame":
-    "The comparisons as one table with adjusted p-values; verdict: drift, no drift seen, too few. Source: Holm 1979."
+    "The comparisons as one table with adjusted p-values; verdict: drift, small, no drift seen, too few. Source: Holm 1979."
     import pandas as pd
     table = pd.DataFrame(rows, columns=_COLUMNS)
     ranked = table["p"].dropna().astype(float).sort_values()
@@ -178,8 +189,9 @@ def verdicts(
 def _verdict(row: dict[str, Any]) -> str:
     if row["p"] is None or row["p"] != row["p"]:
         return "too few"
-    large = row["measure"] != "distribution" or row["distance"] >= SMALLEST
-    return "drift" if row["p_adjusted"] < ALPHA and large else "no drift seen"
+    if row["p_adjusted"] >= ALPHA:
+        return "no drift seen"
+    return "small" if row["measure"] == "distribution" and row["distance"] < SMALLEST else "drift"
 
 # %% ../../nbs/observability/drift.ipynb #7321c31a
 def new_questions(

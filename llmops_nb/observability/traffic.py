@@ -69,21 +69,20 @@ def seconds_of(length: Any) -> float:
     return float(seconds)
 
 # %% ../../nbs/observability/traffic.ipynb #4af7b731
-_FIRST = {"sqlite": f"""CAST(json_extract(step.attributes, '$."{FIRST_CHUNK}"') AS REAL)""",
-          "postgresql": f"CAST(CAST(step.attributes AS JSON) ->> '{FIRST_CHUNK}' AS DOUBLE PRECISION)"}
+_FIRST = {"sqlite": f"""CAST(json_extract(attributes, '$."{FIRST_CHUNK}"') AS REAL)""",
+          "postgresql": f"CAST(CAST(attributes AS JSON) ->> '{FIRST_CHUNK}' AS DOUBLE PRECISION)"}
 ROOTS = """spans.parent_id IS NULL AND spans.start_ns >= :start AND spans.start_ns < :end
     AND ((CAST(:app AS TEXT) IS NULL AND spans.kind IN ('app', 'invoke_agent')) OR (spans.name = :app AND spans.kind NOT IN ('evaluation', 'comparison')))"""
 _REQUESTS = """
-    WITH roots AS (SELECT trace_id, name, start_ns, duration_ns, status, length(input) AS input_chars, length(output) AS output_chars
-                   FROM spans WHERE {roots})
-    SELECT roots.trace_id, roots.name AS app, max(step.model) AS model, roots.start_ns, roots.duration_ns / 1e9 AS seconds, roots.status,
-           min((step.start_ns - roots.start_ns) / 1e9 + {first}) AS first_token_s,
-           sum(step.input_tokens) AS input_tokens, sum(step.output_tokens) AS output_tokens,
-           CASE WHEN sum(CASE WHEN step.model IS NOT NULL AND step.cost IS NULL THEN 1 ELSE 0 END) = 0 THEN sum(step.cost) END AS cost,
-           roots.input_chars, roots.output_chars
-    FROM roots JOIN spans AS step ON step.trace_id = roots.trace_id
-    GROUP BY roots.trace_id, roots.name, roots.start_ns, roots.duration_ns, roots.status, roots.input_chars, roots.output_chars
-    ORDER BY roots.start_ns"""
+    WITH roots AS (SELECT trace_id, name AS app, start_ns, duration_ns, status, length(input) AS input_chars, length(output) AS output_chars
+                   FROM spans WHERE {roots}),
+         used AS (SELECT trace_id, max(model) AS model, min(start_ns + 1e9 * {first}) AS first_ns,
+                         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(cost) AS cost,
+                         sum(CASE WHEN model IS NOT NULL AND cost IS NULL THEN 1 ELSE 0 END) AS unpriced
+                  FROM spans WHERE trace_id IN (SELECT trace_id FROM roots) GROUP BY trace_id)
+    SELECT roots.trace_id, app, model, start_ns, duration_ns / 1e9 AS seconds, status, (first_ns - start_ns) / 1e9 AS first_token_s,
+           input_tokens, output_tokens, CASE WHEN unpriced = 0 THEN cost END AS cost, input_chars, output_chars
+    FROM roots JOIN used ON used.trace_id = roots.trace_id ORDER BY start_ns"""
 NUMBERS = ["seconds", "first_token_s", "input_tokens", "output_tokens", "cost", "input_chars", "output_chars"]
 
 

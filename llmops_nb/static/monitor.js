@@ -1,7 +1,7 @@
 // A monitor's live view. The kernel sends each part of the page as HTML it has already made harmless; this puts a part in place when it
 // changed, keeps what the reader has open, and adds the choice of window and the flag.
 
-const ORDER = ["head", "alerts", "figures", "charts", "scores", "drift", "new", "groups", "notable"];
+const ORDER = ["head", "figures", "charts", "alerts", "scores", "drift", "new", "groups", "notable"];
 const HELP = "Tab: next control. ←/→: another window. Enter: open a request. Escape: close it.";
 
 const element = (name, properties = {}, ...children) => {
@@ -29,6 +29,13 @@ function mergeRequests(section, html) {
   const focused = list.contains(document.activeElement) ? document.activeElement : null;
   list.replaceChildren(...wanted.children);
   focused?.focus({ preventScroll: true });
+}
+
+/** A part of the page; what was open in it stays open. */
+function replacePart(section, html) {
+  const open = [...section.querySelectorAll("details")].map((details) => details.open);
+  section.replaceChildren(parsed(html));
+  section.querySelectorAll("details").forEach((details, place) => { details.open = open[place] ?? details.open; });
 }
 
 function windowChoice(model) {
@@ -94,7 +101,7 @@ function render({ model, el }) {
         const after = ORDER.slice(ORDER.indexOf(name) + 1).map((later) => body.querySelector(`:scope > [data-part="${later}"]`)).find(Boolean);
         body.insertBefore(section, after ?? null);
       }
-      if (drawn[name] !== parts[name]) name === "notable" ? mergeRequests(section, parts[name]) : section.replaceChildren(parsed(parts[name]));
+      if (drawn[name] !== parts[name]) name === "notable" ? mergeRequests(section, parts[name]) : replacePart(section, parts[name]);
       drawn[name] = parts[name];
     }
   };

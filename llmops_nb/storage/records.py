@@ -155,7 +155,7 @@ class Records:
             from sqlalchemy import text
 
             result = connection.execute(text(sql), params)
-            return pd.DataFrame.from_records(result.fetchall(), columns=list(result.keys()), coerce_float=True)
+            return pd.DataFrame.from_records(list(map(tuple, result)), columns=list(result.keys()), coerce_float=True)
 
     def close(self) -> None:
         "Give back every connection; the file can then be moved or deleted."

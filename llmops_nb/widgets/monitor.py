@@ -169,7 +169,7 @@ def _score_row(row: dict[str, Any]) -> str:
             f'<td class="ops-figure ops-small">{row["not_applicable"] or "–"}</td></tr>')
 
 
-VERDICTS = {"drift": "▲ drift", "no drift seen": "= no drift seen", "too few": "… too few"}
+VERDICTS = {"drift": "▲ drift", "small": "≈ a small change", "no drift seen": "= no drift seen", "too few": "… too few"}
 
 
 def drift_table(
@@ -181,7 +181,7 @@ def drift_table(
 
 
 def _drift_row(row: dict[str, Any]) -> str:
-    bad = ' class="ops-bad"' if row["verdict"] == "drift" else ' class="ops-small"'
+    bad = f' class="ops-verdict {"ops-bad" if row["verdict"] == "drift" else "ops-small"}"'
     now, before = (f'{amount(row["what"], row[side])}<br><span class="ops-small">{between(row["what"], row[side + "_low"], row[side + "_high"])}</span>'
                    if not absent(row[side]) else f'<span class="ops-small">n = {row[side + "_n"]:,}</span>' for side in ("current", "reference"))
     p = "–" if absent(row["p_adjusted"]) else "< 0.01" if row["p_adjusted"] < 0.01 else figure(row["p_adjusted"], 2)
@@ -223,7 +223,7 @@ def groups_table(
     def cell(row: dict[str, Any], name: str) -> str:
         return f'<td class="ops-figure">{amount(name, row[name])}<br><span class="ops-small">{between(name, row[name + "_low"], row[name + "_high"])}</span></td>'
 
-    rows = "".join(f'<tr><th scope="row" {PROSE}>{inert("none" if absent(row[by]) else row[by].strftime("%d %b %H:%M") if by == "hour" else row[by])}</th>'
+    rows = "".join(f'<tr><th scope="row" class="ops-nowrap" {PROSE}>{inert("none" if absent(row[by]) else row[by].strftime("%d %b %H:%M") if by == "hour" else row[by])}</th>'
                    f'<td class="ops-figure">{row["requests"]:,}</td>{"".join(cell(row, name) for name in ("error_rate", "latency_p50", "latency_p95"))}'
                    f'<td class="ops-figure">{figure(row["input_tokens"], 0)} → {figure(row["output_tokens"], 0)}</td><td class="ops-figure">{amount("cost", row["cost"])}</td></tr>'
                    for row in groups.to_dict("records"))
@@ -247,15 +247,20 @@ def sections(
         return {"head": f'<p class="ops-head"><b>{inert(facts["title"])}</b> {inert(facts["when"])}</p>'
                         '<p>No finished requests in this window. Call an application (its traces arrive within a second), or choose a longer window.</p>'}
     several = {by: groups for by, groups in facts["groups"].items() if len(groups) > 1}
-    parts = {"head": _head(facts), "alerts": _titled("Alerts", alerts_table(facts["alerts"])), "figures": figures_table(facts["figures"]), "charts": charts(facts["over_time"]),
-             "scores": _titled("Scores", scores_table(facts["scores"])), "drift": _titled("Drift", drift_table(facts["drift"]), facts["compared"]),
-             "new": _titled("New questions", new_table(facts["new_questions"])), "groups": "".join(_titled(f"By {by}", groups_table(by, groups)) for by, groups in several.items()),
+    parts = {"head": _head(facts), "figures": figures_table(facts["figures"]), "charts": charts(facts["over_time"]),
+             "alerts": _titled("Alerts", alerts_table(facts["alerts"])), "scores": _titled("Scores", scores_table(facts["scores"])), "drift": _titled("Drift", drift_table(facts["drift"]), facts["compared"]),
+             "new": _titled("New questions", new_table(facts["new_questions"])), "groups": "".join(_titled(f"By {by}", _long(groups_table(by, groups), len(groups))) for by, groups in several.items()),
              "notable": _titled("Worth a look", notable_list(facts["notable"]))}
     return {name: html for name, html in parts.items() if html}
 
 
 def _titled(title: str, body: str, note: str = "") -> str:
     return f'<h3>{title}</h3>{f"<p class=ops-small>{inert(note)}</p>" if note else ""}{body}' if body else ""
+
+
+def _long(table: str, rows: int) -> str:
+    "A table of more than a few rows opens with a click."
+    return table if rows <= 5 else f'<details><summary><span class="ops-more">{rows} rows</span></summary>{table}</details>'
 
 
 def _head(facts: dict[str, Any]) -> str:
@@ -344,7 +349,7 @@ class Source:
     def __init__(
         self,
         title: str,
-        read: Callable[[str], dict[str, Any]],  # the facts of a window
+        read: Callable[[str, bool], dict[str, Any]],  # the facts of a window; True: without what takes long
         steps: Callable[[str], "pd.DataFrame"],  # the spans of a trace
         flag: Callable[[str, str], Any],  # a trace and a reason
     ):
@@ -376,8 +381,9 @@ def _redraw(widget: Any, source: Source, every: float) -> None:
     while not widget._ended.is_set():
         widget._wake.clear()
         try:
-            widget.facts = source.read(widget.window)
-            widget.parts = sections(widget.facts)
+            for quick in (True, False):  # first what is there at once
+                if (facts := source.read(widget.window, quick)) is not widget.facts:
+                    widget.facts, widget.parts = facts, sections(facts)
             if kept != widget.keep or not looks % 20:  # the kept picture need not follow every change
                 widget.keep(report(widget.facts))
             kept, looks = widget.keep, looks + 1
@@ -394,7 +400,7 @@ class Picture:
     "The page of one moment, with the same attributes."
 
     def __init__(self, source: Source, window: str):
-        self.window, self.selection, self.facts, self.flag = window, "", source.read(window), source.flag
+        self.window, self.selection, self.facts, self.flag = window, "", source.read(window, False), source.flag
 
     def _repr_html_(self) -> str:
         return report(self.facts)
