@@ -313,7 +313,8 @@ class _Reader:
             compared, self._facts = self._compare(), None
             self._drift[name] = time.monotonic(), compared
         if self._facts is None:
-            self._facts = _report(self.home, *self._tables, self.app, compared).facts()
+            span, traffic, scores = self._tables
+            self._facts = _report(self.home, span, traffic, scores, self.app, compared).facts()
         return self._facts
 
     def _newest(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The dashboard in JupyterLab in Chromium: painted at once over 100,000 spans, driven by mouse and keyboard, alive, and kept when the kernel is gone."""
+"""The dashboard in JupyterLab in Chromium: painted at once over 100,000 spans, driven by hand, alive, and kept when the kernel is gone."""
 
 import json
 import os
@@ -21,7 +21,8 @@ board""", "kernel = 'free'"]
 RUN_AND_TIME = """() => new Promise(done => {
   document.querySelectorAll('.ops-live').forEach(old => { old.dataset.old = true; });
   const begin = performance.now();
-  const look = () => document.querySelector('.ops-live:not([data-old]) [data-part=figures]') ? done(performance.now() - begin) : requestAnimationFrame(look);
+  const painted = () => document.querySelector('.ops-live:not([data-old]) [data-part=figures]');
+  const look = () => painted() ? done(performance.now() - begin) : requestAnimationFrame(look);
   window.jupyterapp.commands.execute('notebook:run-all-cells');
   look(); })"""
 SAVE = """async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart();
