@@ -41,7 +41,8 @@ def spans(
                  ("function", "log", 1000, None, None, {})]
         for kind, name, duration, asked, said, more in steps:
             ids = {"span_id": root, "parent_id": None} if kind == "app" else {"span_id": f"{draw.getrandbits(64):016x}", "parent_id": root}
-            yield {**common, **ids, "name": name, "kind": kind, "duration_ns": duration, "input": json.dumps(asked), "output": json.dumps(said), **more}
+            texts = {key: None if value is None else json.dumps(value) for key, value in (("input", asked), ("output", said))}
+            yield {**common, **ids, "name": name, "kind": kind, "duration_ns": duration, **texts, **more}
 
 
 def fill(workspace: Any, traces: int, seconds: float = 3600, **more: Any) -> None:
