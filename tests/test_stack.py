@@ -18,14 +18,17 @@ def picture() -> str:
 
 
 def test_the_picture_is_what_its_generator_draws(picture: str) -> None:
-    code = "import sys; sys.path.insert(0, 'tools'); import stack; sys.stdout.write(stack.svg())"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == picture
+    code = "import sys; sys.path.insert(0, 'tools'); import stack; sys.stdout.write(stack.svg() + stack.fragment())"
+    drawn = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert drawn == picture + (ROOT / "nbs" / "stack.html").read_text(encoding="utf-8"), "run python tools/stack.py"
 
 
 def test_ten_stages_and_three_layers_link_to_their_notebooks(picture: str) -> None:
     links = [link.get("href") for link in ElementTree.fromstring(picture).iter(f"{SVG}a")]
     stages = [link for link in links if "/" not in link]
     assert [int(link[:2]) for link in stages] == list(range(1, 11)) and len(links) == 13
+    outside = re.findall(r'<a href="([^"]+)" aria-label="[^"]+"', (ROOT / "nbs" / "stack.html").read_text(encoding="utf-8"))
+    assert sorted(outside) == sorted(links)
     for link in links:
         assert f"- {link}" in (ROOT / "_quarto.yml").read_text(encoding="utf-8"), f"{link} is not a page"
 

@@ -1,11 +1,16 @@
-"""Draws nbs/stack.svg from one list: three layers, ten stages on one thread, each stage a link to its notebook."""
+"""Draws the stack from one list: three layers, ten stages on one thread, each stage a link to its notebook.
 
+nbs/stack.svg stands alone: the README shows it, and opened by itself its links work. nbs/stack.html is for a notebook's output: the same
+picture under links of HTML, because JupyterLab resolves those and stumbles over a link inside an SVG.
+"""
+
+import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PICTURE = ROOT / "nbs" / "stack.svg"
+PICTURE, FRAGMENT = ROOT / "nbs" / "stack.svg", ROOT / "nbs" / "stack.html"
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,32 @@ def svg() -> str:
     return "\n".join([head, about, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
 
 
+LINKS = """
+.stack-links { position: relative; max-width: %dpx; }
+.stack-links .stack { display: block; }
+.stack-links a { position: absolute; border-radius: 8px; }
+.stack-links a:is(:hover, :focus-visible) { outline: 2px solid var(--ops-accent, light-dark(#0b5cad, #7ab8f5)); }
+"""
+
+
+def over(page: str, label: str, left: float, top: float, width: float, height: float) -> str:
+    """A link over a part of the picture."""
+    spot = ";".join(f"{side}:{100 * value:.2f}%" for side, value in (("left", left), ("top", top), ("width", width), ("height", height)))
+    return f'<a href="{page}" aria-label="{escape(label)}" title="{escape(label)}" style="{spot}"></a>'
+
+
+def fragment() -> str:
+    """The picture for a notebook's output."""
+    links = [over(page, f"Layer: {name}", 0, (y - 20) / HEIGHT, 0.16, 54 / HEIGHT) for name, (y, page, _) in LAYERS.items()]
+    for stage in STAGES:
+        x, y = place(stage)
+        label = f"{stage.number} {stage.name}: {stage.what}"
+        links.append(over(stage.page, label, (x - APART / 2) / WIDTH, (y - 17) / HEIGHT, APART / WIDTH, 54 / HEIGHT))
+    plain = re.sub(r"</?a\b[^>]*>", "", svg()).replace('role="group"', 'role="img"')
+    return f"<style>{LINKS % WIDTH}</style>\n<div class=\"stack-links\">\n{plain}{chr(10).join(links)}\n</div>\n"
+
+
 if __name__ == "__main__":
-    if not PICTURE.exists() or PICTURE.read_text(encoding="utf-8") != svg():
-        PICTURE.write_text(svg(), encoding="utf-8")
+    for path, drawn in ((PICTURE, svg()), (FRAGMENT, fragment())):
+        if not path.exists() or path.read_text(encoding="utf-8") != drawn:
+            path.write_text(drawn, encoding="utf-8")

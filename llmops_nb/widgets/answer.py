@@ -51,14 +51,14 @@ def steps(
 
 def _call(row: Any) -> str:
     arguments = row.arguments if isinstance(row.arguments, dict) else {}
-    asked = inert(", ".join(f"{name}={json.dumps(value, ensure_ascii=False, default=str)}" for name, value in arguments.items()))
+    asked = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False, default=str)}" for name, value in arguments.items())
     failed = not absent(row.error)
     took = "" if absent(row.seconds) else duration(row.seconds)
+    whole = f'<div class="ops-small">asked with</div>{folded(asked, 1200)}' if len(asked) > 100 else ""
     body = f'<div class="ops-error">{folded(row.error, 1200)}</div>' if failed else folded(_pretty(row.result), 1200)
-    return (f'<details class="ops-source"><summary><span class="ops-number">{inert(row.step)}</span> <b>{inert(row.tool or "unreadable call")}</b> '
-            f'<span class="ops-asked">{asked}</span> <span class="ops-small">{took}{" ✕ failed" if failed else ""}</span></summary>'
-            f'<div class="ops-said"><div class="ops-small">asked with</div>{folded(json.dumps(arguments, ensure_ascii=False, indent=1, default=str), 1200)}'
-            f'<div class="ops-small">{"failed" if failed else "returned"}</div>{body}</div></details>')
+    return (f'<details class="ops-source ops-cited"><summary><span class="ops-number">{inert(row.step)}</span> <b>{inert(row.tool or "unreadable call")}</b> '
+            f'<span class="ops-asked">{inert(asked[:100])}{"…" if whole else ""}</span> <span class="ops-small">{took}{" ✕ failed" if failed else ""}</span>'
+            f'</summary><div class="ops-said">{whole}<div class="ops-small">{"failed" if failed else "returned"}</div>{body}</div></details>')
 
 
 def _pretty(result: Any) -> str:
