@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import sys
 import threading
 import time
@@ -697,3 +698,14 @@ def test_real_conversations_pass_through_both_formats(shared, scripted, desk):
         system, merged = to_anthropic(conversation(answer.messages))
         assert [a["role"] != b["role"] for a, b in zip(merged, merged[1:], strict=False)].count(False) == 0
     assert len(rows) == 69
+
+
+def test_a_schema_that_refers_to_an_address_is_not_fetched():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.5)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/schema.json"
+        tool = Tool.described({"name": "far", "parameters": {"type": "object", "properties": {"a": {"$ref": address}}}}, print)
+        with pytest.raises(InputError, match="not described by a JSON schema"):
+            tool.problems({"a": 1})
+        with pytest.raises(TimeoutError):
+            listener.accept()
