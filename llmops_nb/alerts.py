@@ -28,6 +28,7 @@ from .observability.payloads import redact
 from .observability.scores import Estimate
 from .observability.traffic import seconds_of
 from .storage.files import locked
+from .storage.versions import disk_errors
 
 # %% ../nbs/10_monitor_alerts.ipynb #5368353c
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class AlertLog:
     @contextmanager
     def alone(self) -> Iterator[None]:
         "No other process decides meanwhile. Raises: `StorageError`."
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder):
             if not (self.folder / ".gitignore").exists():
                 (self.folder / ".gitignore").write_text("*\n", encoding="utf-8")

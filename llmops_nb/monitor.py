@@ -200,9 +200,11 @@ def _tight(span: Window, traffic: "pd.DataFrame") -> Window:
 
 def _sides(span: Window, traffic: "pd.DataFrame", app: str | None, home: Workspace) -> tuple[Window, Window]:
     "Reference and now: the window before and this one, or the earlier and the later half of this one's requests."
+    if traffic.empty:
+        return span, span
     if len(requests(span.before(), app, home)) >= drift.FEWEST:
         return span.before(), span
-    middle = int(traffic["start_ns"].iloc[len(traffic) // 2]) if len(traffic) else span.end_ns
+    middle = int(traffic["start_ns"].iloc[len(traffic) // 2])
     return Window(span.start_ns, middle), Window(middle, span.end_ns)
 
 

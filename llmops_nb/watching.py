@@ -11,6 +11,7 @@ __all__ = ['BATCH', 'sources_of', 'look', 'measured', 'Checked', 'check', 'watch
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -29,6 +30,7 @@ from .observability.tracing import flush, trace
 from .observability.traffic import EVERYTHING, FIGURES, ROOTS, asked, figures, plain, request_scores, requests, sample_limit
 from .storage.datasets import digest
 from .storage.files import write_text
+from .storage.versions import disk_errors
 from .storage.workspace import Workspace, current
 
 # %% ../nbs/10_monitor_watch.ipynb #c069437e
@@ -280,7 +282,8 @@ def watching(
                 job.note("undelivered", why=undelivered)
             quiet = bool(undelivered)
         except StorageError as error:  # a full disk, say: nothing was lost, and the next look tries again
-            print(f"{time.strftime('%H:%M:%S')} waiting: {error}", flush=True)
+            with suppress(OSError):  # the log is on that disk
+                print(f"{time.strftime('%H:%M:%S')} waiting: {error}", flush=True)
         _pause(job, every)
     raise jobs.Stopped
 
@@ -307,9 +310,10 @@ class _Position:
         return self.seen - self.lookback
 
     def move(self, place: int) -> None:
-        "All up to here is stored."
+        "All up to here is stored. Raises: `StorageError`."
+        with disk_errors(self.path.parent):
+            write_text(self.path, json.dumps({"place": place}))
         self.seen = place
-        write_text(self.path, json.dumps({"place": place}))
 
 
 def _newest(workspace: Workspace) -> int:

@@ -59,9 +59,10 @@ def _decoded(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 def _loads(text: Any) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (TypeError, ValueError):  # another library's span may hold plain text
         return text
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value  # no table holds half of a surrogate pair
 
 # %% ../../nbs/observability/traces.ipynb #32a3713f
 @dataclass(frozen=True)

@@ -230,7 +230,12 @@ def asked(
         last = value[-1]
         parts = last.get("parts") or [last]
         return "\n".join(str(part.get("content", "")) for part in parts if isinstance(part, dict))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return _whole(value) if isinstance(value, str) else _whole(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _whole(text: str) -> str:
+    "Half of a surrogate pair, which a model can write and no table holds, becomes a replacement character."
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def plain(
@@ -238,9 +243,10 @@ def plain(
 ) -> Any:
     "What was recorded: JSON decoded, another library's plain text as it is."
     try:
-        return json.loads(recorded)
+        value = json.loads(recorded)
     except (TypeError, ValueError):
         return recorded
+    return _whole(value) if isinstance(value, str) else value
 
 # %% ../../nbs/observability/traffic.ipynb #7292b90f
 def sample_limit(
