@@ -291,7 +291,7 @@ def tool_calls(
     most: int = 4,  # calls at once
 ) -> tuple[list[ToolCall], str]:
     "The calls that the question leaves no choice about; or none, and why, in words for the one who asked."
-    function = fitting_tool(question, tools)
+    function = fitting_tool(question, tools) or _search(tools)
     if function is None:
         return [], NO_TOOL
     parameters = function.get("parameters") or {}
@@ -305,6 +305,12 @@ def tool_calls(
         return [], f"To use {spoken(function['name'])} I need: {', '.join(map(spoken, missing))}."
     made = [arguments | ({missing[0]: value} if missing else {}) for value in several]
     return [ToolCall(f"call_{number}", function["name"], values) for number, values in enumerate(made, 1)], ""
+
+
+def _search(tools: list[dict[str, Any]]) -> dict[str, Any] | None:
+    "The one tool that takes any question as it is, if there is one."
+    functions = [tool["function"] for tool in tools if (tool["function"].get("parameters") or {}).get("required") == ["query"]]
+    return functions[0] if len(functions) == 1 else None
 
 
 NO_TOOL = "None of the tools has to do with this question."
