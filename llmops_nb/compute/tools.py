@@ -9,10 +9,12 @@ __all__ = ['json_type', 'tool_schema', 'json_schema', 'argument_problems', 'as_a
 
 # %% ../../nbs/compute/tools.ipynb #08092082
 import inspect
+import json
 import re
 import types
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import InputError, shorten
@@ -97,18 +99,25 @@ def json_schema(
     return {name: part for name, part in kept.items() if (name, part) != ("type", "any")}
 
 # %% ../../nbs/compute/tools.ipynb #0bfd9349
+@lru_cache(maxsize=256)  # checking a schema takes longer than checking arguments by it
+def _validator(schema: str) -> Any:
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
+    Draft202012Validator.check_schema(parsed := json.loads(schema))
+    return Draft202012Validator(parsed, registry=Registry())
+
+
 def argument_problems(
     parameters: dict[str, Any],  # the JSON schema of a tool's parameters
-    arguments: dict[str, Any],  # what the model wants to call it with
+    arguments: Any,  # what the model wants to call it with
 ) -> list[str]:
     "What is wrong with the arguments, the first three things; empty when nothing is. Raises: `InputError` when the schema is no schema."
-    from jsonschema import Draft202012Validator, SchemaError
-    from referencing import Registry
+    from jsonschema import SchemaError
     from referencing.exceptions import Unresolvable
 
     try:
-        Draft202012Validator.check_schema(parameters)
-        found = sorted(Draft202012Validator(parameters, registry=Registry()).iter_errors(arguments), key=lambda error: [str(part) for part in error.path])
+        found = sorted(_validator(json.dumps(parameters)).iter_errors(arguments), key=lambda error: [str(part) for part in error.path])
     except (SchemaError, Unresolvable) as error:
         raise InputError("A tool's parameters are not described by a JSON schema.", given=shorten(str(error))) from None
     return [": ".join(filter(None, [".".join(map(str, error.path)), shorten(error.message, 160)])) for error in found[:3]]
