@@ -193,6 +193,11 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("llmops_nb.agents"), name)
     raise AttributeError(f"module 'llmops_nb.apps' has no attribute {name!r}")
 
+
+def __dir__() -> list[str]:
+    "Names for tab completion."
+    return sorted({*globals(), *_all_})
+
 # %% ../nbs/05_apps.ipynb #be6c648b
 def from_config(
     config: dict[str, Any],  # from `app.config()`, through JSON if need be

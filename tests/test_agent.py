@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 import socket
 import sys
 import threading
@@ -12,17 +13,20 @@ from typing import Literal
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 import llmops_nb as ops
 from llmops_nb.agents import Agent, Tool, as_result, search_tool
 from llmops_nb.compute.anthropic_format import AnthropicFormat, to_anthropic
-from llmops_nb.compute.extractive import fitting_tool, tool_calls
+from llmops_nb.compute.extractive import fitting_tool, told, tool_calls
 from llmops_nb.compute.models import Model
 from llmops_nb.compute.openai_format import OpenAIFormat
 from llmops_nb.compute.replies import ChatRequest, conversation
-from llmops_nb.compute.tools import tool_schema
+from llmops_nb.compute.tools import argument_problems, tool_schema
 from llmops_nb.errors import InputError
+from tests.conftest import finish, start
 from tests.loopback import FakeAnthropic, FakeOpenAI, Fault
 from tests.scripted import Scripted, calls
 
@@ -216,6 +220,7 @@ def test_arguments_that_are_no_json_object_are_said_too(scripted, arguments, str
     agent = Agent(model, [add])
     answer = agent.stream("1 + 2?").answer if streamed else agent("1 + 2?")
     assert answer.text == "Three." and "not a JSON object" in answer.steps.error[0] and "could not be read" in said_to_model(model)[2]
+    assert "unreadable call" in answer._repr_html_()
 
 
 def test_the_same_call_over_and_over_is_stopped(scripted):
@@ -232,6 +237,11 @@ def test_the_same_call_over_and_over_is_stopped(scripted):
     assert len(answer.steps) == 5 and "Found so far:\n- look(x=1)" in answer.text
     again = scripted(*[calls(("look", {"x": n})) for n in range(5)], "Done.")  # other arguments are another call
     assert Agent(again, [look])("Look.").finish == "answered"
+
+
+def test_a_model_that_never_writes_json_ends_at_a_limit(scripted):
+    answer = Agent(scripted(calls(("add", "one and two"))), [add], max_steps=3)("1 + 2?")
+    assert answer.finish == "limit: steps" and len(answer.steps) == 3 and answer.cost == 0
 
 
 def test_an_empty_reply_is_no_answer(scripted):
@@ -287,8 +297,6 @@ def test_a_tool_that_hangs_is_not_waited_for(scripted):
 
 
 def test_many_hanging_tools_block_no_search_and_no_exit(scripted):
-    from tests.conftest import finish, start
-
     code = """
         import time, tempfile
         from llmops_nb.compute.loop import in_thread, run
@@ -510,6 +518,51 @@ def test_a_reader_who_goes_away_ends_the_work(scripted):
     time.sleep(1.5)
     assert not done and model.fake.count == 1
     assert "CancelledError" in ops.traces.last().spans.error.iloc[0]
+
+
+def test_interrupting_ends_a_program_whose_tool_hangs(tmp_path):
+    code = """
+        import sys, time, llmops_nb as ops
+        ws = ops.Workspace(sys.argv[1])
+        def hang(query: str) -> str:
+            "Search."
+            print("started", flush=True)
+            time.sleep(600)
+        try: ops.apps.Agent(tools=[hang])("Search anything.")
+        except KeyboardInterrupt: print("interrupted", flush=True)
+        time.sleep(0.3)  # the loop's thread puts its things away
+        print(ops.traces.last().spans.error.iloc[0])
+        """
+    child = start(code, tmp_path / "ws")
+    assert child.stdout.readline() == "started\n"
+    child.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert finish(child).splitlines() == ["interrupted", "CancelledError: "] and time.monotonic() - begun < 10
+
+
+# the offline model
+
+
+PARAMETERS = st.dictionaries(st.sampled_from(["order_id", "query", "n", "unit"]), st.just({"type": "string"}))
+NAMES = st.text(max_size=9)
+JSON = st.recursive(st.none() | st.integers() | NAMES, lambda part: st.lists(part) | st.dictionaries(NAMES, part))
+
+
+@given(st.text(max_size=200), st.lists(PARAMETERS, max_size=3))
+def test_the_router_takes_any_question_and_any_tools(question, properties):
+    tools = [
+        {"type": "function", "function": {"name": f"tool_{n}", "parameters": {"type": "object", "properties": p, "required": list(p)}}}
+        for n, p in enumerate(properties)
+    ]
+    made, why = tool_calls(question, tools)
+    assert bool(made) != bool(why)
+    for call in made:
+        assert not argument_problems(tools[int(call.name[-1])]["function"]["parameters"], call.arguments)
+
+
+@given(JSON)
+def test_the_router_tells_any_result(value):
+    assert all(isinstance(piece, str) for piece in told("What is it?", [as_result(value, 10_000), str(value)]))
 
 
 # mistakes of the one who builds it
