@@ -83,7 +83,7 @@ class Event:
     at: str  # ISO 8601, UTC
     text: str  # for people
 
-
+# %% ../nbs/10_monitor_alerts.ipynb #e2cbd65a
 class AlertLog:
     "What has been said and delivered, in two files that are only appended to."
 
@@ -153,7 +153,7 @@ def address(alert: Alert) -> str | None:
                          next_step="Set the variable in the process that watches.")
     return url
 
-
+# %% ../nbs/10_monitor_alerts.ipynb #69947509
 def deliver(
     alerts: list[Alert],
     log: AlertLog,
@@ -183,7 +183,7 @@ def _post(url: str | None, event: dict[str, Any], secret: str) -> None:
     if not 200 <= status < 300:
         raise ConnectionError(f"{urlsplit(url or '').hostname} answered {status}")
 
-
+# %% ../nbs/10_monitor_alerts.ipynb #f132007d
 async def _status_of(url: str, body: bytes, headers: dict[str, str]) -> int:
     import aiohttp
     timeout = aiohttp.ClientTimeout(total=POST_SECONDS)

@@ -47,7 +47,7 @@ def made_up_arrivals(
     kept = times[rng.random(len(times)) * rate < per_second * (1 + swing * np.sin(2 * math.pi * times / seconds))]
     return pd.DataFrame({"at": kept - (kept[0] if len(kept) else 0)})
 
-
+# %% ../nbs/10_monitor_arrivals.ipynb #d91bb73c
 def offsets(
     arrivals: "str | Path | pd.DataFrame | Sequence",  # a CSV file, a table with a column of times, or times
 ) -> list[float]:
@@ -84,7 +84,7 @@ class Heard:
 
 Ask = Callable[[str, Heard], Awaitable[None]]
 
-
+# %% ../nbs/10_monitor_arrivals.ipynb #93d26d11
 def in_process(
     app: Callable[[str], Any],
     concurrency: int,
@@ -104,7 +104,7 @@ def in_process(
 
     return ask
 
-# %% ../nbs/10_monitor_arrivals.ipynb #93d26d11
+# %% ../nbs/10_monitor_arrivals.ipynb #fb1acc8b
 def over_http(
     url: str,  # an application's address; ending in /v1 for OpenAI's format
     api_key: str | None = None,
@@ -119,9 +119,9 @@ def over_http(
 
     async def ask(question: str, heard: Heard) -> None:
         import aiohttp
-        body = {"model": "app", "messages": [{"role": "user", "content": question}], "stream": True} if openai else {"question": question, "stream": True}
+        said = {"model": "app", "messages": [{"role": "user", "content": question}]} if openai else {"question": question}
         limits = aiohttp.ClientTimeout(total=timeout)
-        async with aiohttp.ClientSession(timeout=limits) as session, session.post(target, json=body, headers=headers) as reply:
+        async with aiohttp.ClientSession(timeout=limits) as session, session.post(target, json={**said, "stream": True}, headers=headers) as reply:
             heard.trace_id = reply.headers.get("X-Trace-Id")
             if reply.status >= 400:
                 raise ConnectionError(f"{reply.status}: {shorten(await reply.text(), 200)}")
@@ -130,7 +130,7 @@ def over_http(
 
     return ask
 
-
+# %% ../nbs/10_monitor_arrivals.ipynb #03c6d39f
 async def _events(stream: Any) -> AsyncIterator[dict[str, Any]]:
     "The JSON of a streamed answer's data lines, or of a plain answer."
     async for line in stream:
@@ -177,7 +177,7 @@ def replay(
         print(f"Interrupted: {len(rows)} of {len(plan)} requests were answered.")
     return _table(rows)
 
-
+# %% ../nbs/10_monitor_arrivals.ipynb #31b99b49
 def _asked(questions: Any, times: list[float]) -> list[str]:
     if callable(questions):
         return [questions(number, at) for number, at in enumerate(times)]
@@ -197,7 +197,7 @@ async def _replayed(plan: list[tuple[float, str]], ask: Ask, concurrency: int, r
 
     await asyncio.gather(*(one(*request) for request in plan))
 
-
+# %% ../nbs/10_monitor_arrivals.ipynb #72d1e7a1
 async def _one(planned: float, begin: float, question: str, ask: Ask) -> dict[str, Any]:
     heard, error = Heard(), None
     late, start = heard.started - begin - planned, datetime.now(UTC)

@@ -50,8 +50,8 @@ def sources_of(
     prompts = [_whole(plain(span["input"])) for span in spans if span["kind"] == "chat"]
     prompt = max(prompts, key=len, default="")
     passages = _passages(prompt, [str(item.get("id", "")) for item in found])
-    rows = [{"id": str(item.get("id", place)), "text": item.get("text") or item.get("content") or passages[place], "metadata": item.get("metadata") or {}}
-            for place, item in enumerate(found)]
+    rows = [{"id": str(item.get("id", place)), "text": item.get("text") or item.get("content") or passage, "metadata": item.get("metadata") or {}}
+            for place, (item, passage) in enumerate(zip(found, passages, strict=True))]
     if not any(row["text"] for row in rows):
         rows = [{"id": "prompt", "text": prompt, "metadata": {}}]
     return pd.DataFrame([row for row in rows if row["text"]], columns=["id", "text", "metadata"])
@@ -61,7 +61,7 @@ def _whole(messages: Any) -> str:
     "All that a conversation says."
     return "\n".join(asked([message]) for message in messages if message.get("role") != "assistant") if isinstance(messages, list) else str(messages)
 
-
+# %% ../nbs/10_monitor_watch.ipynb #f348a691
 def _passages(prompt: str, ids: list[str]) -> list[str]:
     "The text under each heading \"[n] id\"; empty where the prompt has no such heading."
     headings = [f"[{number}] {id}\n" for number, id in enumerate(ids, 1)]
@@ -90,10 +90,11 @@ def _waiting(records: Any, monitor: str, scorers: list[Scorer], sample: float, a
     "Sampled requests after the position that lack a score, oldest first."
     place = _PLACES.get(records.engine.dialect.name, "spans.start_ns")
     names = {f"name{number}": f":{scorer.name}" for number, scorer in enumerate(scorers)}
+    ids = ", ".join(f":prefix || spans.trace_id || :{name}" for name in names)
     rows = records.rows(f"""
         SELECT trace_id, span_id, {place} AS place, duration_ns / 1e9 AS seconds, input, output, CASE WHEN status = 'error' THEN coalesce(error, '') END AS error
         FROM spans WHERE {ROOTS} AND {place} > :after AND substr(trace_id, 25, 8) < :limit
-          AND (SELECT count(*) FROM scores WHERE scores.id IN ({", ".join(f":prefix || spans.trace_id || :{name}" for name in names)})) < {len(names)}
+          AND (SELECT count(*) FROM scores WHERE scores.id IN ({ids})) < {len(names)}
         ORDER BY place LIMIT :most""", start=EVERYTHING[0], end=EVERYTHING[1], app=app, after=after, limit=sample_limit(sample), most=most,
         prefix=f"monitor:{monitor}:", **names)
     return [_Waiting(row["trace_id"], row["span_id"], row["place"], row["seconds"], asked(plain(row["input"])), plain(row["output"]), row["error"])
@@ -119,11 +120,11 @@ def _keep(records: Any, monitor: str, outcome: Outcome) -> None:
     if outcome.error is not None:
         raise outcome.error
     waiting, now = outcome.item, time.time_ns()
-    records.write("scores", [{"id": f"monitor:{monitor}:{waiting.trace_id}:{name}", "trace_id": waiting.trace_id, "span_id": waiting.span_id, "scorer": name,
-                              "value": score.value, "state": score.state, "explanation": score.explanation, "source": "monitor", "created_ns": now}
-                             for name, score in outcome.value])
+    records.write("scores", [{"id": f"monitor:{monitor}:{waiting.trace_id}:{name}", "trace_id": waiting.trace_id, "span_id": waiting.span_id,
+                              "scorer": name, "value": score.value, "state": score.state, "explanation": score.explanation, "source": "monitor",
+                              "created_ns": now} for name, score in outcome.value])
 
-
+# %% ../nbs/10_monitor_watch.ipynb #a00b9ddc
 def _spans_of(records: Any, waiting: list[_Waiting]) -> dict[str, list[dict[str, Any]]]:
     names = {f"id{place}": request.trace_id for place, request in enumerate(waiting)}
     marks = ", ".join(f":{name}" for name in names)
@@ -210,7 +211,7 @@ def check(
     done = look(home, name, found, sample, app)
     return Checked(done, *_speak(home, name, wanted, app))
 
-
+# %% ../nbs/10_monitor_watch.ipynb #07bf10cd
 def _ready(scorers: Any, sample: float, alerts: Iterable[Alert]) -> tuple[list[Scorer], list[Alert]]:
     "Everything that can be wrong is said before anything is scored."
     found, wanted = find_scorers(list(scorers) if isinstance(scorers, (tuple, set)) else scorers), list(alerts)
@@ -287,7 +288,7 @@ def watching(
         _pause(job, every)
     raise jobs.Stopped
 
-
+# %% ../nbs/10_monitor_watch.ipynb #45f70f20
 def _pause(job: Any, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not job.stopping and time.monotonic() < deadline:

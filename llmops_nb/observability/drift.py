@@ -129,7 +129,7 @@ def words(
     first = shuffled(len(a), len(b)).astype(np.float32) @ counted
     return row | judged(_divergence(first, counted.sum(axis=0) - first))
 
-
+# %% ../../nbs/observability/drift.ipynb #8b1d0198
 def word_matrix(texts: Sequence[str]) -> "np.ndarray":
     "A row a text, a column a word that several texts have: 1 where the text has it."
     import numpy as np
@@ -219,7 +219,7 @@ def new_questions(
              "similarity": float(alike[odd[group[0]]].max())} for group in groups]
     return pd.DataFrame(rows[:most], columns=columns)
 
-
+# %% ../../nbs/observability/drift.ipynb #9a9a727a
 def _grouped(vectors: "np.ndarray", alike: float) -> list[list[int]]:
     "Rows around leaders: the row that most others resemble, then the next among those left. Largest group first."
     close, left, groups = vectors @ vectors.T >= alike, set(range(len(vectors))), []

@@ -59,7 +59,7 @@ def window(
     end = (time.time_ns() if now_ns is None else now_ns) + 1
     return Window(end - int(seconds_of(length) * 1e9), end)
 
-
+# %% ../../nbs/observability/traffic.ipynb #b1f6dbca
 def seconds_of(length: Any) -> float:
     "How long \"15m\", a timedelta or a number of seconds is. Raises: `InputError`."
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", length) if isinstance(length, str) else None
@@ -72,7 +72,8 @@ def seconds_of(length: Any) -> float:
 _FIRST = {"sqlite": f"""CAST(json_extract(attributes, '$."{FIRST_CHUNK}"') AS REAL)""",
           "postgresql": f"CAST(CAST(attributes AS JSON) ->> '{FIRST_CHUNK}' AS DOUBLE PRECISION)"}
 ROOTS = """spans.parent_id IS NULL AND spans.start_ns >= :start AND spans.start_ns < :end
-    AND ((CAST(:app AS TEXT) IS NULL AND spans.kind IN ('app', 'invoke_agent')) OR (spans.name = :app AND spans.kind NOT IN ('evaluation', 'comparison')))"""
+    AND ((CAST(:app AS TEXT) IS NULL AND spans.kind IN ('app', 'invoke_agent'))
+         OR (spans.name = :app AND spans.kind NOT IN ('evaluation', 'comparison')))"""
 _REQUESTS = """
     WITH roots AS (SELECT trace_id, name AS app, start_ns, duration_ns, status, length(input) AS input_chars, length(output) AS output_chars
                    FROM spans WHERE {roots}),
@@ -165,7 +166,7 @@ def average(
 
 FIGURES = ("error_rate", "latency_p50", "latency_p95", "latency_p99", "first_token_p50", "first_token_p95", "input_tokens", "output_tokens", "cost")
 
-
+# %% ../../nbs/observability/traffic.ipynb #86086076
 def as_rows(
     found: dict[str, Estimate],
     label: str = "figure",
