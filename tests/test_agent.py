@@ -13,6 +13,7 @@ from typing import Literal
 
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -762,3 +763,18 @@ def test_a_schema_that_refers_to_an_address_is_not_fetched():
             tool.problems({"a": 1})
         with pytest.raises(TimeoutError):
             listener.accept()
+
+
+def test_every_request_has_the_shape_that_openai_publishes(shared, scripted):
+    path = shared.parent / "contracts" / "openai.openapi.yaml"
+    if not path.exists():
+        pytest.skip("OpenAI's API description is not beside this checkout")
+    components = yaml.load(path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["components"]  # noqa: S506
+    published = Draft202012Validator({"$ref": "#/components/schemas/CreateChatCompletionRequest", "components": components})
+    two = calls(("order_status", {"order_id": "#W1"}), ("order_status", {"order_id": "#W9"}))
+    model = scripted(two, calls(("add", "one and two")), calls(("add", {"a": "1", "b": 2})), "Done.")
+    assert Agent(model, [order_status, add], max_steps=4)("Go.").finish == "limit: steps"
+    for request in model.fake.requests:
+        assert [error.message for error in published.iter_errors(request)] == []
+    assert [request.get("tool_choice") for request in model.fake.requests] == [None, None, None, "none"]
+    assert [error for error in published.iter_errors(model.fake.requests[0] | {"messages": []})]  # the description does refuse
