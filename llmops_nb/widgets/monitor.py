@@ -46,7 +46,7 @@ def amount(
     if name.startswith(("latency", "first_token")):
         return duration(value)
     if name == "cost":
-        return "$0" if value == 0 else f"${value:,.{2 if value >= 1 else 5}f}"
+        return "$0" if value == 0 else f"${value:,.{2 if value >= 1 else 3 if value >= 0.01 else 5}f}"
     return figure(value, 0 if abs(value) >= 100 else 1 if "tokens" in name or "length" in name else 3)
 
 
@@ -217,7 +217,7 @@ def _drift_row(row: dict[str, Any]) -> str:
     verdict = _cell(VERDICTS[row["verdict"]], "ops-nowrap " + ("ops-bad" if row["verdict"] == "drift" else "ops-small"))
     p = "–" if absent(row["p_adjusted"]) else "< 0.01" if row["p_adjusted"] < 0.01 else figure(row["p_adjusted"], 2)
     sides = [_cell(_side(row, side)) for side in ("reference", "current")]
-    return (_name(row["what"].replace("_", " ")) + verdict + "".join(sides) + _cell(figure(row["distance"], 2)) + _small(figure(row["chance"], 2))
+    return (_name(row["what"].replace("_", " ")) + verdict + "".join(sides) + _cell(figure(row["distance"], 3)) + _small(figure(row["chance"], 3))
             + _cell(inert(p)))
 
 
