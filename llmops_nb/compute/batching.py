@@ -179,7 +179,7 @@ class BatchedModel:
     ) -> None:
         own = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 4096
         self.name, self.tokenizer, self.context = name, tokenizer, min(context or 4096, own)
-        self.active, self.waiting = 0, 0  # requests under way; of these, without a token yet
+        self.active, self.waiting, self.written = 0, 0, 0  # requests under way; of these, without a token yet; tokens since the start
         self._ends = _end_tokens(model, tokenizer)
         self._engine = _engine(model, self.context, slots)
 
@@ -244,7 +244,7 @@ class BatchedModel:
                     raise _failed(self._engine, output.error)
                 if new := output.generated_tokens[seen:]:
                     self.waiting -= not seen
-                    seen += len(new)
+                    seen, self.written = seen + len(new), self.written + len(new)
                     yield new
         finally:
             self.active, self.waiting = self.active - 1, self.waiting - (not seen)

@@ -14,7 +14,7 @@ import hmac
 import inspect
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry import context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from .embedders import Embedder, embedder
+from .embedders import Embedder, embedder as find_embedder
 from .failures import BadRequest
+from .loop import in_thread
 from .models import Model
 from .openai_server import VECTORS, Asked, ChatShape, Refused, TextShape, embeddings, models, problem, read_chat, read_text, settings, texts
 from .replies import Reply, Usage, text_of
@@ -80,10 +81,9 @@ class AppAnswerer:
         if asked.request.tools or asked.request.schema is not None:
             raise BadRequest("An application brings its own tools and format.", given="tools or response_format", next_step="Leave them out.")
         question, start = question_of(asked.request.messages), time.perf_counter()
-        ask = getattr(self.app, "stream", self.app) if emit else self.app
-        said: Any = ask(question) if _is_async(ask) else await asyncio.to_thread(ask, question)
-        answer = await said if inspect.isawaitable(said) else said
-        reply = await _told(answer, emit)
+        ask = getattr(self.app, "stream" if emit else "acall", self.app)
+        answer = await (_awaited(ask(question)) if _is_async(ask) else in_thread(ask, question))
+        reply = await _told(answer, emit or (lambda piece: None))
         return replace(reply, model=self.name, seconds=time.perf_counter() - start)
 
 
@@ -102,14 +102,13 @@ def _is_async(ask: Callable) -> bool:
     called = ask if inspect.isroutine(ask) else type(ask).__call__  # type: ignore[operator]
     return inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called)
 
+
+async def _awaited(said: Any) -> Any:
+    return await said if inspect.isawaitable(said) else said
+
 # %% ../../nbs/compute/openai_routes.ipynb #9f211745
-async def _told(answer: Any, emit: Emit | None) -> Reply:
+async def _told(answer: Any, emit: Emit) -> Reply:
     "The answer as a reply, its pieces handed on as they come."
-    emit = emit or (lambda piece: None)
-    if isinstance(answer, str) or not hasattr(answer, "__iter__") and not hasattr(answer, "__aiter__"):
-        text = answer if isinstance(answer, str) else getattr(answer, "text", None) or str(answer)
-        emit(text)
-        return Reply(text, "", usage=getattr(answer, "usage", Usage()))
     pieces: list[str] = []
 
     def take(piece: str) -> None:
@@ -117,28 +116,40 @@ async def _told(answer: Any, emit: Emit | None) -> Reply:
         emit(piece)
 
     if hasattr(answer, "__aiter__"):
-        async for piece in answer:
-            take(piece)
-    else:
+        try:
+            async for piece in answer:
+                take(piece)
+        finally:
+            await _close(answer)
+        answer = getattr(answer, "answer", None) or "".join(pieces)
+    elif hasattr(answer, "__next__"):
         await _drain(answer, take)
-    return Reply("".join(pieces), "", usage=getattr(getattr(answer, "answer", None), "usage", Usage()))
+        answer = "".join(pieces)
+    text = answer if isinstance(answer, str) else getattr(answer, "text", None) or str(answer)
+    if not pieces:
+        emit(text)
+    return Reply(text, "", usage=getattr(answer, "usage", Usage()))
 
 
-async def _drain(answer: Any, take: Emit) -> None:
+async def _close(stream: Any) -> None:
+    "Tell a stream that nobody reads on."
+    if close := getattr(stream, "aclose", None) or getattr(stream, "close", None):
+        await _awaited(close())
+
+
+async def _drain(answer: Iterator[str], take: Emit) -> None:
     "Iterate in a thread; stop between two pieces when the client has gone."
-    loop, steps, gone = asyncio.get_running_loop(), iter(answer), False
+    loop, gone = asyncio.get_running_loop(), False
 
     def work() -> None:
-        for piece in steps:
+        for piece in answer:
             if gone:
+                getattr(answer, "close", lambda: None)()
                 break
             loop.call_soon_threadsafe(take, piece)
-        if gone and hasattr(steps, "close"):
-            steps.close()
 
     try:
-        await asyncio.to_thread(work)
-        await asyncio.sleep(0)  # the last pieces are on their way
+        await in_thread(work)  # what it hands over arrives in order, its end last
     finally:
         gone = True
 
@@ -243,6 +254,9 @@ async def read_json(
     limit: int,  # bytes
 ) -> Any:
     "The body. Raises: `Refused` when it is too large or not JSON."
+    if not request.headers.get("content-type", "").startswith("application/json"):  # a web page may send other types to this machine without asking
+        raise Refused("The request's content is not declared as JSON.", status=415, given=request.headers.get("content-type", "no content type"),
+                      allowed="Content-Type: application/json")
     kept, size = bytearray(), 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -326,10 +340,10 @@ class Desk:
         assert self.vectors is not None
         wanted = texts(said["input"], "input")
         call.span.input(wanted)
-        vectors = await while_connected(request, call.task(asyncio.to_thread(self.vectors.embed, wanted)))
+        vectors = await while_connected(request, call.task(in_thread(self.vectors.embed, wanted)))
         if said.get("dimensions", vectors.shape[1]) != vectors.shape[1]:
             raise Refused("These vectors have another length.", given=said["dimensions"], allowed=vectors.shape[1], param="dimensions")
-        tokens = await asyncio.to_thread(_count_tokens, self.vectors, wanted)
+        tokens = await in_thread(_count_tokens, self.vectors, wanted)
         call.end([Reply(f"{len(vectors)} vectors of {vectors.shape[1]}", self.vector_name, usage=Usage(tokens))])
         return _json(embeddings(vectors, self.vector_name, tokens, said.get("encoding_format", "float")))
 
@@ -405,17 +419,17 @@ def openai_api(
     served: Any = None,  # whatever `answerer` takes; None to serve embeddings alone
     *,
     name: str | None = None,  # what clients call it; by default its own name
-    embeds: "str | Callable | Embedder | None" = None,  # for /v1/embeddings: "minilm", a model spec, a function, an embedder
+    embedder: "str | Callable | Embedder | None" = None,  # for /v1/embeddings: "minilm", a model spec, a function, an embedder
     api_key: str | None = None,  # asked of every client, when there is one
     traffic: Traffic | None = None,  # counts, to be read by whoever watches
     most: int = 256,  # requests under way at once; more are told to come back
     largest: int = 8_000_000,  # bytes of a request's body
 ) -> "fastapi.APIRouter":
     "The routes /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models. Raises: `InputError`, `MissingExtra`."
-    if served is None and embeds is None:
+    if served is None and embedder is None:
         raise InputError("There is nothing to serve.", allowed="a model or an application, an embedder, or both")
     fastapi = require("fastapi", "serve")
-    desk = Desk(None if served is None else answerer(served, name), None if embeds is None else embedder(embeds), api_key, traffic or Traffic(), most, largest)
+    desk = Desk(None if served is None else answerer(served, name), None if embedder is None else find_embedder(embedder), api_key, traffic or Traffic(), most, largest)
     router = fastapi.APIRouter()
     for path, method, handler in (("/v1/chat/completions", "POST", desk.chat), ("/v1/completions", "POST", desk.complete),
                                   ("/v1/embeddings", "POST", desk.embed), ("/v1/models", "GET", desk.models), ("/v1/models/{name:path}", "GET", desk.model)):
