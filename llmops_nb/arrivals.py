@@ -109,17 +109,19 @@ def over_http(
     url: str,  # an application's address; ending in /v1 for OpenAI's format
     api_key: str | None = None,
     timeout: float = 60,  # seconds for one request
+    model: str | None = None,  # of OpenAI's format; the first one the address lists unless given
 ) -> Ask:
-    "Ask an application behind an address. Raises: `InputError` for what is no address."
+    "Ask an application behind an address. Raises: `InputError` for what is no address, or lists no model."
     if not url.startswith(("http://", "https://")):
         raise InputError("An application is asked at an address.", given=url, allowed="http:// or https://")
     openai = url.rstrip("/").endswith("/v1")
     target = url.rstrip("/") + ("/chat/completions" if openai else "/api/chat")
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    name = model or (run(_first_model(url.rstrip("/"), headers)) if openai else None)
 
     async def ask(question: str, heard: Heard) -> None:
         import aiohttp
-        said = {"model": "app", "messages": [{"role": "user", "content": question}]} if openai else {"question": question}
+        said = {"model": name, "messages": [{"role": "user", "content": question}]} if openai else {"question": question}
         limits = aiohttp.ClientTimeout(total=timeout)
         async with aiohttp.ClientSession(timeout=limits) as session, session.post(target, json={**said, "stream": True}, headers=headers) as reply:
             heard.trace_id = reply.headers.get("X-Trace-Id")
@@ -131,6 +133,16 @@ def over_http(
     return ask
 
 # %% ../nbs/10_monitor_arrivals.ipynb #03c6d39f
+async def _first_model(url: str, headers: dict[str, str]) -> str:
+    import aiohttp
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session, session.get(f"{url}/models", headers=headers) as reply:
+            return str((await reply.json())["data"][0]["id"])
+    except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"This address lists no models: {type(error).__name__}: {shorten(str(error), 100)}", given=url,
+                         next_step="Is it up? Otherwise name the model: replay(..., model='...').") from None
+
+
 async def _events(stream: Any) -> AsyncIterator[dict[str, Any]]:
     "The JSON of a streamed answer's data lines, or of a plain answer."
     async for line in stream:
@@ -163,12 +175,13 @@ def replay(
     concurrency: int = 32,  # under way at once; beyond that a request waits, and says how long
     api_key: str | None = None,  # of an address
     timeout: float = 60,  # seconds for one request at an address
+    model: str | None = None,  # of an address in OpenAI's format; the first one it lists unless given
 ) -> "pd.DataFrame":
     "Ask each question at its time; one row a request. Interrupting returns what has been answered so far. Raises: `InputError` before the first."
     if speed <= 0 or concurrency < 1 or (limit is not None and limit < 1):
         raise InputError("A replay needs a pace and room.", given=f"speed={speed}, concurrency={concurrency}, limit={limit}", allowed="all above 0")
     times = [at / speed for at in offsets(arrivals)[:limit]]
-    ask = over_http(app, api_key, timeout) if isinstance(app, str) else in_process(app, concurrency)
+    ask = over_http(app, api_key, timeout, model) if isinstance(app, str) else in_process(app, concurrency)
     plan = list(zip(times, _asked(questions, times), strict=True))
     rows: list[dict[str, Any]] = []
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,11 @@ def sources_of(
 
 
 def _whole(messages: Any) -> str:
-    "All that a conversation says."
-    return "\n".join(asked([message]) for message in messages if message.get("role") != "assistant") if isinstance(messages, list) else str(messages)
+    "All that a model was told, what tools answered included."
+    if not isinstance(messages, list):
+        return str(messages)
+    parts = [part for message in messages if message.get("role") != "assistant" for part in message.get("parts") or [message]]
+    return "\n".join(str(part.get("content") or part.get("response") or "") for part in parts if isinstance(part, dict))
 
 # %% ../nbs/10_monitor_watch.ipynb #f348a691
 def _passages(prompt: str, ids: list[str]) -> list[str]:
@@ -177,8 +180,10 @@ def measured(
 def _speak(workspace: Workspace, monitor: str, alerts: list[Alert], app: str | None) -> tuple[list[Event], str | None]:
     "What alerts have to say now, and why the last delivery failed."
     log, said = AlertLog(workspace.path / "alerts"), []
+    figures_of = cache(lambda length: figures(requests(length, app, workspace)))  # alerts often share a window
     for alert in alerts:
-        if event := consider(alert, measured(alert.metric, alert.window, app, workspace), log, monitor):
+        found = figures_of(alert.window)[alert.metric] if alert.metric in FIGURES else measured(alert.metric, alert.window, app, workspace)
+        if event := consider(alert, found, log, monitor):
             said.append(event)
     return said, deliver(alerts, log, monitor)
 
@@ -234,6 +239,7 @@ def watch(
     app: str | None = None,  # only requests to this application; default: all applications and agents
     every: float = 5.0,  # seconds between looks
     alerts: Iterable[Alert] = (),
+    environment: dict[str, str] | None = None,  # added to the process's own, such as a webhook's secret; never written down
 ) -> jobs.Job:
     "Watch the current workspace from a process of its own. Raises: `InputError` for what cannot work, and when another monitor of this name runs."
     found, wanted = _ready(scorers, sample, alerts)
@@ -241,7 +247,7 @@ def watch(
         raise InputError("A monitor needs a pause between looks.", given=every, allowed="above 0 seconds")
     own = {scorer.name: None if _built_in(scorer) else digest(describe(scorer.function))[:16] for scorer in found}
     plan = {"scorers": own, "sample": sample, "app": app, "every": every, "alerts": [asdict(alert) for alert in wanted]}
-    return jobs.start(watching if not any(own.values()) else _carrying(found), plan, name=name)
+    return jobs.start(watching if not any(own.values()) else _carrying(found), plan, name=name, environment=environment)
 
 
 def _built_in(scorer: Scorer) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -389,6 +390,34 @@ def test_an_interrupted_replay_keeps_what_was_answered(ws: ops.Workspace) -> Non
     threading.Thread(target=interrupt).start()
     table = ops.monitor.replay([0, 0.05, 0.1, 0.15, 60], desk, [str(number) for number in range(5)])
     assert table.answer.tolist() == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("path", ["", "/v1"])
+def test_a_hosted_application_is_asked_watched_and_rated(ws: ops.Workspace, path: str) -> None:
+    pytest.importorskip("fastapi")
+    uvicorn = pytest.importorskip("uvicorn")
+    host = pytest.importorskip("llmops_nb.host")
+    chunks = pd.DataFrame({"id": ["with", "yield"], "text": ["The with statement closes files.", "The yield statement makes a generator."]})
+    kb = ops.index.build(chunks, name="kb", embedder="lexical", store="local")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(host.app(ops.apps.RAG(kb)), host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        table = ops.monitor.replay([0, 0.05, 0.1], f"http://127.0.0.1:{port}{path}", ["What closes files?", " ", "What makes a generator?"])
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert table.status.tolist() == ["ok", "error", "ok"] and "closes files" in table.answer[0]
+    assert table.first_token_s[0] <= table.seconds[0]
+    known = ops.monitor.requests().query("status == 'ok'")
+    assert known.first_token_s.notna().all() and len(known) == 2
+    assert path or set(known.trace_id) == set(table.trace_id.dropna())
+    ops.monitor.check(["groundedness"])
+    assert ops.monitor.report(ws).scores.set_index("scorer").value["groundedness"] == 1
 
 
 def test_real_arrivals_are_read(shared: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # %% ../../nbs/observability/conventions.ipynb #7fab8d8e
-OPERATION = "gen_ai.operation.name"  # "chat", "embeddings", "execute_tool", "invoke_agent", "retrieval", or "app", "function"
+OPERATION = "gen_ai.operation.name"  # "chat", "embeddings", "execute_tool", "invoke_agent", "retrieval", or "app", "function", "evaluation", "comparison"
 PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
 RESPONSE_MODEL = "gen_ai.response.model"

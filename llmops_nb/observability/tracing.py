@@ -359,7 +359,7 @@ def trace(target: str | None = None, *, kind: str = "function", input: object = 
 def trace(
     target: Any = None,  # a function to decorate, or the span's name
     *,
-    kind: str = "function",  # "chat", "embeddings", "execute_tool", "invoke_agent", "retrieval", "app", "function"
+    kind: str = "function",  # "chat", "embeddings", "execute_tool", "invoke_agent", "retrieval", "app", "function", "evaluation", "comparison"
     input: object = _MISSING,  # what goes in, when used as `with trace(...)`
     **attributes: object,  # further OpenTelemetry attributes
 ) -> Any:
