@@ -360,7 +360,7 @@ def dashboard(
         raise InputError("A dashboard needs a pause between looks.", given=every, allowed="above 0 seconds")
     home = workspace or current()
     source = Source(app or home.path.name, _Reader(home, app), lambda trace_id: traces.get(trace_id, home).spans,
-                    lambda trace_id, reason: flag(trace_id, reason, workspace=home))
+                    lambda trace_id, reason: flag(trace_id, reason, workspace=home), f"{home.path} {app}")
     widget = live(source, during, every)
     if hasattr(widget, "end"):
         home.before_close(widget.end)

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -338,6 +339,32 @@ def test_only_one_view_of_a_cell_redraws_and_closing_the_workspace_ends_it(ws: o
     assert first._ended.is_set() and first.facts.get("requests", 0) <= 30
     ws.close()
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "llmops-monitor-view"])
+
+
+def test_without_live_views_the_dashboard_is_a_picture(ws: ops.Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmops_nb.widgets import monitor as drawn
+
+    fill(ws, 30)
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    drawn._live_class.cache_clear()
+    try:
+        picture = ops.monitor.dashboard(ws, "all")
+    finally:
+        drawn._live_class.cache_clear()
+    trace_id = ops.monitor.requests().trace_id[3]
+    picture.flag(trace_id, "odd")
+    assert "30</b> requests" in picture._repr_html_() and picture.window == "all"
+    assert ops.monitor.report(ws).notable.trace_id[0] == trace_id
+    ops.monitor.flag(trace_id, wrong=False)
+    assert trace_id not in set(ops.monitor.report(ws).notable.query("reasons == 'flagged'").trace_id)
+
+
+def test_attributes_that_are_no_json_do_no_harm(ws: ops.Workspace) -> None:
+    rows = list(spans(3, 10, failing=0))
+    rows[0]["attributes"] = "{gen_ai.response.time_to_first_chunk"
+    rows[6]["attributes"] = '{"gen_ai.response.time_to_first_chunk": 0.25}'
+    ws.records.write("spans", rows)
+    assert ops.monitor.requests().first_token_s.round(3).tolist()[1] == 0.25 and ops.monitor.requests().first_token_s.isna().sum() == 2
 
 
 # back to data

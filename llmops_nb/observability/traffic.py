@@ -69,8 +69,9 @@ def seconds_of(length: Any) -> float:
     return float(seconds)
 
 # %% ../../nbs/observability/traffic.ipynb #4af7b731
-_FIRST = {"sqlite": f"""CAST(json_extract(attributes, '$."{FIRST_CHUNK}"') AS REAL)""",
-          "postgresql": f"CAST(CAST(attributes AS JSON) ->> '{FIRST_CHUNK}' AS DOUBLE PRECISION)"}
+_HAS = f"CASE WHEN attributes LIKE '%{FIRST_CHUNK}%'"  # parsing JSON costs more than looking for a word
+_FIRST = {"sqlite": f"""{_HAS} AND json_valid(attributes) THEN CAST(json_extract(attributes, '$."{FIRST_CHUNK}"') AS REAL) END""",
+          "postgresql": f"{_HAS} THEN CAST(CAST(attributes AS JSON) ->> '{FIRST_CHUNK}' AS DOUBLE PRECISION) END"}
 ROOTS = """spans.parent_id IS NULL AND spans.start_ns >= :start AND spans.start_ns < :end
     AND ((CAST(:app AS TEXT) IS NULL AND spans.kind IN ('app', 'invoke_agent'))
          OR (spans.name = :app AND spans.kind NOT IN ('evaluation', 'comparison')))"""
@@ -92,7 +93,7 @@ def requests(
     app: str | None = None,  # only requests to the application of this name; default: all applications and agents
     workspace: Workspace | None = None,  # default: the current one
 ) -> "pd.DataFrame":
-    "One row a finished request, oldest first: trace_id, app, model, start, seconds, status, first_token_s, tokens, cost, lengths in characters."
+    "One row a finished request, oldest first: trace_id, app, model, start, seconds, status, first_token_s, tokens, cost, characters as recorded."
     import pandas as pd
     flush()  # what has ended can be read
     records, span = (workspace or current()).records, window(during)

@@ -404,11 +404,12 @@ class Source:
         read: Callable[[str, bool], dict[str, Any]],  # the facts of a window; True: without what takes long
         steps: Callable[[str], "pd.DataFrame"],  # the spans of a trace
         flag: Callable[[str, str], Any],  # a trace and a reason
+        identity: str = "",  # what tells it from other sources; the title unless given
     ):
-        self.title, self.read, self.steps, self.flag = title, read, steps, flag
+        self.title, self.read, self.steps, self.flag, self.identity = title, read, steps, flag, identity or title
 
 
-_shown: dict[str, Any] = {}  # the newest view of each title: a cell run twice leaves one that redraws
+_shown: dict[str, Any] = {}  # the newest view of each source: a cell run twice leaves one that redraws
 
 # %% ../../nbs/widgets/monitor.ipynb #bca5c1cf
 def live(
@@ -421,9 +422,9 @@ def live(
         widget = _live_class()(source, window=window)
     except ModuleNotFoundError:
         return Picture(source, window)
-    if before := _shown.get(source.title):
+    if before := _shown.get(source.identity):
         before.end()
-    _shown[source.title] = widget
+    _shown[source.identity] = widget
     threading.Thread(target=_redraw, args=(widget, source, every), name="llmops-monitor-view", daemon=True).start()
     return widget
 
