@@ -177,15 +177,15 @@ def measured(
     return estimate(scores.drop_duplicates("trace_id", keep="last")["value"])
 
 
-def _speak(workspace: Workspace, monitor: str, alerts: list[Alert], app: str | None) -> tuple[list[Event], str | None]:
-    "What alerts have to say now, and why the last delivery failed."
+def _speak(workspace: Workspace, monitor: str, alerts: list[Alert], app: str | None) -> list[Event]:
+    "What alerts have to say now."
     log, said = AlertLog(workspace.path / "alerts"), []
     figures_of = cache(lambda length: figures(requests(length, app, workspace)))  # alerts often share a window
     for alert in alerts:
         found = figures_of(alert.window)[alert.metric] if alert.metric in FIGURES else measured(alert.metric, alert.window, app, workspace)
         if event := consider(alert, found, log, monitor):
             said.append(event)
-    return said, deliver(alerts, log, monitor)
+    return said
 
 # %% ../nbs/10_monitor_watch.ipynb #82541635
 @dataclass(frozen=True)
@@ -214,7 +214,8 @@ def check(
     flush()
     home = workspace or current()
     done = look(home, name, found, sample, app)
-    return Checked(done, *_speak(home, name, wanted, app))
+    said = _speak(home, name, wanted, app)
+    return Checked(done, said, deliver(wanted, AlertLog(home.path / "alerts"), name))
 
 # %% ../nbs/10_monitor_watch.ipynb #07bf10cd
 def _ready(scorers: Any, sample: float, alerts: Iterable[Alert]) -> tuple[list[Scorer], list[Alert]]:
@@ -273,21 +274,18 @@ def watching(
 ) -> None:
     "What the monitor's process does until it is stopped."
     found, wanted = find_scorers(list(scorers)), [Alert(**alert) for alert in alerts]
-    position = _Position(job.folder / "position.json", job.workspace)
+    position, courier = _Position(job.folder / "position.json", job.workspace), _Courier(wanted, job, every)
     job.note("ready", after=position.after)
-    total, quiet = 0, False
+    total = 0
     while not job.stopping:
         try:
             done = look(job.workspace, job.name, found, sample, app, position.after, lambda: job.stopping, position.move)
-            said, undelivered = _speak(job.workspace, job.name, wanted, app)
             total += len(done)
-            for event in said:
-                job.note("alert", text=event.text, id=event.id)
             if done:
                 job.report(step=total, scored=total)
-            if undelivered and not quiet:
-                job.note("undelivered", why=undelivered)
-            quiet = bool(undelivered)
+            for event in _speak(job.workspace, job.name, wanted, app):
+                job.note("alert", text=event.text, id=event.id)
+            courier.go()
         except StorageError as error:  # a full disk, say: nothing was lost, and the next look tries again
             with suppress(OSError):  # the log is on that disk
                 print(f"{time.strftime('%H:%M:%S')} waiting: {error}", flush=True)
@@ -295,6 +293,24 @@ def watching(
     raise jobs.Stopped
 
 # %% ../nbs/10_monitor_watch.ipynb #45f70f20
+class _Courier:
+    "Delivers what alerts said; after a failure it waits twice as long as before, five minutes at most."
+
+    def __init__(self, alerts: list[Alert], job: Any, pause: float):
+        self.alerts, self.job, self.pause = alerts, job, pause
+        self.failures, self.next = 0, 0.0
+
+    def go(self) -> None:
+        "Try, if it is time to."
+        if time.monotonic() < self.next:
+            return
+        why = deliver(self.alerts, AlertLog(self.job.workspace.path / "alerts"), self.job.name)
+        if why and not self.failures:
+            self.job.note("undelivered", why=why)
+        self.failures = self.failures + 1 if why else 0
+        self.next = time.monotonic() + (min(300.0, self.pause * 2**self.failures) if why else 0)
+
+
 def _pause(job: Any, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not job.stopping and time.monotonic() < deadline:

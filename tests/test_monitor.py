@@ -252,6 +252,21 @@ def test_a_receiver_that_is_down_gets_everything_later_in_order(ws: ops.Workspac
     assert receiver.url not in "".join(file.read_text() for file in log.folder.glob("*.jsonl"))
 
 
+def test_a_receiver_that_is_down_does_not_stop_the_monitor(ws: ops.Workspace, receiver: Receiver) -> None:
+    receiver.down = True
+    alert = Alert("error_rate", above=0.05, window="1h", webhook=receiver.url)
+    job = ops.monitor.watch("desk", sample=1, every=0.05, alerts=[alert])
+    job.wait_for("ready", 60)
+    fill(ws, 60, 60, failing=0.5)
+    assert "503" in job.wait_for("undelivered")["why"]
+    fill(ws, 20, 60, seed=1)
+    until(lambda: len(scored(ws)) == 80)
+    receiver.down = False
+    until(lambda: receiver.got)
+    job.stop()
+    assert len(receiver.got) == 1 and len(job.events("undelivered")) == 1
+
+
 def test_an_alert_needs_certainty_both_ways(ws: ops.Workspace) -> None:
     log, alert = AlertLog(ws.path / "alerts"), Alert("error_rate", above=0.1, minimum=30)
     said = [event.state for event in (consider(alert, found, log) for found in
