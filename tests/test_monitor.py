@@ -462,6 +462,20 @@ def test_a_hosted_application_is_asked_watched_and_rated(ws: ops.Workspace, path
     assert ops.monitor.report(ws).scores.set_index("scorer").value["groundedness"] == 1
 
 
+def test_users_application_and_monitor_are_three_processes(ws: ops.Workspace) -> None:
+    pytest.importorskip("fastapi")
+    chunks = pd.DataFrame({"id": ["with", "yield"], "text": ["The with statement closes files.", "The yield statement makes a generator."]})
+    kb = ops.index.build(chunks, name="kb", embedder="lexical", store="local")
+    watcher = ops.monitor.watch("desk-watch", ["groundedness"], sample=1, every=0.1)
+    watcher.wait_for("ready", 60)
+    with ops.deploy.serve(ops.apps.RAG(kb), name="desk") as url:
+        table = ops.monitor.replay(ops.monitor.made_up_arrivals(20, 2), url, ["What closes files?", "What makes a generator?"])
+        until(lambda: len(scored(ws)) == len(table))
+    watcher.stop()
+    assert set(table.status) == {"ok"} and len(ops.monitor.requests()) == len(table) and table.first_token_s.notna().all()
+    assert ops.monitor.report(ws).scores.value.tolist() == [1.0]
+
+
 def test_real_arrivals_are_read(shared: Path) -> None:
     from llmops_nb.arrivals import offsets
 
