@@ -151,8 +151,7 @@ class Report:
         return Path(path)
 
     def __repr__(self) -> str:
-        lines = [f"{row.figure:16} {row.value:.4g}" + ("" if row.low != row.low else f" ({row.low:.4g} to {row.high:.4g})") + f", n = {row.n}"
-                 for row in self.figures.itertuples() if row.n]
+        lines = [f"{row.figure:16} {row.value:.4g} ({row.low:.4g} to {row.high:.4g}), n = {row.n}".replace("nan", "?") for row in self.figures.itertuples() if row.n]
         drifted = ", ".join(self.drift[self.drift["verdict"] == "drift"]["what"]) or "nothing"
         return f"{self.title}, {self.when}: {len(self.requests):,} requests\n  " + "\n  ".join([*lines, f"drifted: {drifted}"])
 
