@@ -22,6 +22,8 @@ def blocks(notebook: dict) -> Iterator[str]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             yield re.sub(r"\]\((?!https?:|#|\w+\.md|nbs/)([\w/]+\.ipynb)", r"](nbs/\1", source)
+        elif "stack.html" in source:
+            yield "![The stack: three layers, ten stages](nbs/stack.svg)"  # links inside an image are dead; the table below has them
         elif "#| hide" not in source:
             shown = "\n\n".join(filter(None, outputs(cell)))
             yield f"```python\n{source}\n```" + (f"\n\n```text\n{shown}\n```" if shown else "")
