@@ -7,8 +7,8 @@ Docs: https://llmops-nb.github.io/llmops_nb/observability/conventions.html.md"""
 # %% auto #0
 __all__ = ['OPERATION', 'PROVIDER', 'MODEL', 'RESPONSE_MODEL', 'FINISH_REASONS', 'INPUT_TOKENS', 'OUTPUT_TOKENS', 'CACHED_TOKENS',
            'CACHE_WRITE_TOKENS', 'REASONING_TOKENS', 'COST', 'PROMPT', 'AGENT_NAME', 'TOOL_NAME', 'TOOL_TYPE',
-           'TOOL_CALL_ID', 'ERROR_TYPE', 'FIRST_CHUNK', 'INPUT_MESSAGES', 'OUTPUT_MESSAGES', 'INPUT_VALUE',
-           'OUTPUT_VALUE', 'COLUMNS', 'read_columns', 'message_parts']
+           'TOOL_CALL_ID', 'CONVERSATION', 'ERROR_TYPE', 'FIRST_CHUNK', 'INPUT_MESSAGES', 'OUTPUT_MESSAGES',
+           'INPUT_VALUE', 'OUTPUT_VALUE', 'COLUMNS', 'read_columns', 'message_parts']
 
 # %% ../../nbs/observability/conventions.ipynb #c894346c
 from collections.abc import Mapping
@@ -31,6 +31,7 @@ AGENT_NAME = "gen_ai.agent.name"
 TOOL_NAME = "gen_ai.tool.name"
 TOOL_TYPE = "gen_ai.tool.type"  # "function": runs in this process; "datastore": a search
 TOOL_CALL_ID = "gen_ai.tool.call.id"  # the model's own, so that call and result can be matched
+CONVERSATION = "gen_ai.conversation.id"
 ERROR_TYPE = "error.type"
 FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"  # seconds
 INPUT_MESSAGES = "gen_ai.input.messages"  # of a chat: role and parts, as JSON
