@@ -103,7 +103,7 @@ def _batched(model: Model, sizes: dict[str, int | None]) -> Any:
 
     weights, tokenizer = load_model(model.spec)
     inner = weights.get_base_model() if hasattr(weights, "get_base_model") else weights  # an adapter stays inside it
-    backend = None
+    backend: Any = None
     try:
         backend = BatchedModel(inner, tokenizer, model.name, **sizes)
         run(backend.chat(ChatRequest(model.name, [{"role": "user", "content": "hello"}], params={"max_tokens": 1, "raw": True})))
