@@ -572,7 +572,10 @@ def hosting(
         raise InputError("This needs its access key to start again.", next_step="Host it again with api_key=...; keys are not kept.")
     job.workspace  # noqa: B018  answers are recorded there
     with bound(host, port) as place:
-        made = app(opened(served, carried), limits=Limits(**limits), api_key=key or (), **page)
+        application = opened(served, carried)
+        if hasattr(index := getattr(application, "index", None), "search"):
+            index.search(name, k=1)  # so that no visitor waits for the index and its embedder to be loaded
+        made = app(application, limits=Limits(**limits), api_key=key or (), **page)
         run(until_stopped(job, made, place, name, Tally(made.state.figures)))
     raise jobs.Stopped
 

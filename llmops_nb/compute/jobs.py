@@ -275,7 +275,8 @@ def _watch(job: Job, timeout: float | None) -> None:
         while True:
             state, (events, place) = job.state, log.read(place)
             if report := last([event for event in events if event.get("total")], "report"):
-                bar = bar or tqdm(total=report["total"], desc=job.name, leave=False)
+                hidden = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # which tqdm's notebook bar does not ask
+                bar = bar or tqdm(total=report["total"], desc=job.name, leave=False, disable=hidden)
                 bar.update((report["step"] or 0) - bar.n)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in list(report["metrics"].items())[:3]}, refresh=False)
             if state not in ("starting", "running"):
