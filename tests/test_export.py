@@ -20,14 +20,16 @@ SECRET = "sk-never-to-be-written-0123456789"  # noqa: S105
 @pytest.fixture
 def desk(ws):
     topics = ops.data.load("pydoc:topics")
-    kb = ops.index.build(ops.data.chunk(topics[topics.id.isin(["topics/assert", "topics/yield"])]), name="reference", embedder="lexical", store="local")
+    chunks = ops.data.chunk(topics[topics.id.isin(["topics/assert", "topics/yield"])])
+    kb = ops.index.build(chunks, name="reference", embedder="lexical", store="local")
     ops.prompts.save("short", "{{ context }}\n\nQuestion: {{ question }}")
     return ops.apps.RAG(kb, prompt="short", k=2)
 
 
 def outside() -> dict[str, str]:
     """The environment of a person who has only the export."""
-    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "PIP_INDEX_URL") if name in os.environ} | {"TQDM_DISABLE": "1"}
+    kept = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "PIP_INDEX_URL")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"TQDM_DISABLE": "1"}
 
 
 def smoke(folder: Path, python: str | Path = sys.executable, **environment: str) -> dict:
@@ -79,7 +81,8 @@ def test_a_full_disk_leaves_the_earlier_export_as_it_was(desk, small_disk) -> No
     (disk / "filler").write_bytes(b"x" * (shutil.disk_usage(disk).free - 300_000))
     with pytest.raises(StorageError, match="No space left"):
         host.export(desk, out, title="Second")
-    assert json.loads((out / "app.json").read_text())["page"]["title"] == "First" and {path.name for path in disk.iterdir()} == {"out", "filler"}
+    assert json.loads((out / "app.json").read_text())["page"]["title"] == "First"
+    assert {path.name for path in disk.iterdir()} == {"out", "filler"}
 
 
 @pytest.mark.parametrize("target", ["folder", "docker", "vercel"])
@@ -148,7 +151,8 @@ def test_it_runs_on_a_disk_that_cannot_be_written(desk, small_disk, tmp_path) ->
 def test_a_container_runs_as_an_ordinary_user_and_says_how_it_is(desk, tmp_path) -> None:
     text = (host.export(desk, tmp_path / "out", target="docker") / "Dockerfile").read_text()
     user, command = text.index("\nUSER app"), text.index("\nCMD")
-    assert user < command and "HEALTHCHECK" in text and "VOLUME /data" in text and ".env" in (tmp_path / "out" / ".dockerignore").read_text()
+    assert user < command and "HEALTHCHECK" in text and "VOLUME /data" in text
+    assert ".env" in (tmp_path / "out" / ".dockerignore").read_text()
 
 
 @pytest.mark.slow
@@ -169,7 +173,8 @@ def test_the_folder_installs_and_answers_in_an_environment_of_its_own(desk, tmp_
 
 def python_of(version: str) -> str | None:
     """An interpreter of this version, on the path or among pyenv's, that really starts."""
-    candidates = [shutil.which(f"python{version}"), *sorted(map(str, (Path.home() / ".pyenv" / "versions").glob(f"{version}*/bin/python{version}")))]
+    installed = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}*/bin/python{version}"))
+    candidates = [shutil.which(f"python{version}"), *map(str, installed)]
     return next((one for one in candidates if one and not subprocess.run([one, "--version"], capture_output=True).returncode), None)
 
 
@@ -198,7 +203,8 @@ def test_the_real_vercel_builder_makes_a_function_that_answers(desk, tmp_path) -
         pytest.skip("this needs npm and Python 3.12")
     tools = tmp_path / "tools"
     subprocess.run([python, "-m", "venv", str(tools / "venv")], check=True)
-    for command in ([str(tools / "venv" / "bin" / "pip"), "install", "-q", "uv"], [npm, "install", "--prefix", str(tools), "--silent", "vercel@60.1.3"]):
+    pip = str(tools / "venv" / "bin" / "pip")
+    for command in ([pip, "install", "-q", "uv"], [npm, "install", "--prefix", str(tools), "--silent", "vercel@60.1.3"]):
         if (done := subprocess.run(command, capture_output=True, text=True)).returncode:
             pytest.skip(f"uv or vercel cannot be installed here: {done.stderr[-300:]}")
     out = host.export(desk, tmp_path / "out", target="vercel")
@@ -219,8 +225,9 @@ def test_the_real_vercel_builder_makes_a_function_that_answers(desk, tmp_path) -
     shutil.copytree(function, tmp_path / "func", dirs_exist_ok=True)
     size = sum(file.stat().st_size for file in (tmp_path / "func").rglob("*") if file.is_file())
     assert size < host_export.LIMIT
-    called = subprocess.run([str(tools / "venv" / "bin" / "python"), "-S", "-c", CALL, QUESTION], cwd=tmp_path / "func", capture_output=True, text=True,
-                            env={"PATH": path, "VERCEL": "1", "TMPDIR": str(tmp_path), **settings["environment"]})
+    environment = {"PATH": path, "VERCEL": "1", "TMPDIR": str(tmp_path), **settings["environment"]}
+    command = [str(tools / "venv" / "bin" / "python"), "-S", "-c", CALL, QUESTION]
+    called = subprocess.run(command, cwd=tmp_path / "func", capture_output=True, text=True, env=environment)
     assert called.returncode == 0, called.stderr[-3000:]
     said = json.loads(called.stdout.splitlines()[-1])
     assert "_vendor" in said["fastapi"] and said["page"][0] == said["health"][0] == said["chat"][0] == 200
