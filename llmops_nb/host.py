@@ -573,7 +573,7 @@ def hosting(
     job.workspace  # noqa: B018  answers are recorded there
     with bound(host, port) as place:
         application = opened(served, carried)
-        if hasattr(index := getattr(application, "index", None), "search"):
+        if (index := getattr(application, "index", None)) is not None:
             index.search(name, k=1)  # so that no visitor waits for the index and its embedder to be loaded
         made = app(application, limits=Limits(**limits), api_key=key or (), **page)
         run(until_stopped(job, made, place, name, Tally(made.state.figures)))

@@ -218,6 +218,7 @@ def _set_aside(folder: Path) -> Path:
     return folder.rename(aside)
 
 # %% ../../nbs/compute/jobs.ipynb #42ca0ea2
+_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait by spinning make training ten times slower where another process wants a core too
 _children: list[subprocess.Popen] = []  # kept to be waited for: an ended child is not left as a zombie
 
 
@@ -233,7 +234,7 @@ def _launch(folder: Path, environment: dict[str, str]) -> None:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         with open(folder / "log.txt", "ab") as printed:
             child = subprocess.Popen([sys.executable, "-u", "-c", code, str(folder)], stdin=subprocess.DEVNULL, stdout=printed,
-                                     stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **environment, "PYTHONPATH": path})
+                                     stderr=subprocess.STDOUT, start_new_session=True, env={**_PATIENT, **os.environ, **environment, "PYTHONPATH": path})
         _children.append(child)
         while child.poll() is None and last(log.read(place)[0], "started") is None:
             time.sleep(0.01)
