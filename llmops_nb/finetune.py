@@ -6,18 +6,19 @@ Docs: https://llmops-nb.github.io/llmops_nb/finetune.html.md"""
 
 # %% auto #0
 __all__ = ['PLAIN_TEMPLATE', 'READ', 'REMEDIES', 'METHODS', 'conversations', 'kept_rows', 'held_out', 'with_template', 'Preview',
-           'preview', 'prepared', 'four_bits', 'run', 'exact_base', 'train', 'setting_problem', 'merge']
+           'preview', 'prepared', 'four_bits', 'run', 'exact_base', 'train', 'setting_problem', 'merge', 'cell']
 
 # %% ../nbs/04_finetune.ipynb #e4a5d35c
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # %% ../nbs/04_finetune.ipynb #5e3ec2bf
-from .compute import jobs
+from .compute import hardware, jobs
 from .compute.chat_tokens import ChatBatches, Encoded, as_messages, encode, encode_rows, problem, table
 from .compute.local_models import load_model, load_tokenizer
 from .compute.made_once import published_by, run_id
@@ -31,6 +32,8 @@ from .storage.workspace import current
 # %% ../nbs/04_finetune.ipynb #8ebc899c
 if TYPE_CHECKING:
     import pandas as pd
+
+    from llmops_nb.finetune_cell import cell as cell
 
 # %% ../nbs/04_finetune.ipynb #4202ce32
 def conversations(
@@ -276,9 +279,13 @@ def run(
 def _batches(data: dict[str, Any], tokenizer: Any, batch_size: int, max_tokens: int, seed: int) -> tuple[ChatBatches, ChatBatches | None]:
     "What is trained on, and what it is checked with. Raises: `InputError` when the rows teach nothing."
     sides = _sides(data)
+    if not sides[0]:
+        raise InputError("Every row is held out, so none is left to train on.", given=f"{len(sides[1])} rows", next_step="Add rows, or validation=0.")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    made = [ChatBatches(encode_rows(rows, tokenizer, max_tokens=max_tokens), batch_size=batch_size, pad_id=pad or 0, seed=seed) for rows in sides if rows]
-    return made[0], made[1] if len(made) == 2 else None
+    made = [ChatBatches(encode_rows(rows, tokenizer, max_tokens=max_tokens), batch_size=batch_size, pad_id=pad or 0, seed=seed) if rows else None
+            for rows in sides]
+    assert made[0] is not None
+    return made[0], made[1]
 
 
 def _sides(data: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -304,9 +311,11 @@ def _first_look(job: jobs.JobContext, model: Any, check: ChatBatches | None, how
 
 
 def _sampler(data: dict[str, Any], tokenizer: Any) -> Any:
-    "Has the model answer the first validation row."
-    messages = _sides(data)[1][0]["messages"]
-    asked = messages[: next(place for place, turn in enumerate(messages) if turn["role"] == "assistant")]
+    "Has the model answer the first validation row that has an answer."
+    answered = [row["messages"] for row in _sides(data)[1] if any(turn["role"] == "assistant" for turn in row["messages"][1:])]
+    if not answered:
+        return None
+    asked = answered[0][: next(place for place, turn in enumerate(answered[0]) if place and turn["role"] == "assistant")]
     inputs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 
     def sample(model: Any) -> str:
@@ -369,7 +378,10 @@ def train(
     adapter = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": targets}
     _check(method=method, epochs=epochs, steps=steps, rank=rank, learning_rate=rate, batch_size=batch_size, accumulate=accumulate, max_tokens=max_tokens)
     base, data = exact_base(model), _lineage(pairs, validation)
-    _refuse_silent(base, pairs, max_tokens)
+    longest = min(max_tokens, _refuse_silent(base, pairs, max_tokens))
+    if not force:
+        _refuse_too_large(hardware.plan(base, method=method, batch_size=batch_size, max_tokens=longest, accumulate=accumulate, rank=rank, targets=targets,
+                                        gradient_checkpointing=gradient_checkpointing))
     arguments = {"base": base, "data": data, "name": name, "method": method, "adapter": adapter, "epochs": epochs, "batch_size": batch_size,
                  "max_tokens": max_tokens, "gradient_checkpointing": gradient_checkpointing, "options": options, "alias": alias}
     return jobs.start(run, arguments, name=name, processes=processes)
@@ -407,9 +419,18 @@ def _lineage(pairs: Any, validation: Any) -> dict[str, Any]:
     return {"dataset": name, "rows": len(rows), "hash": _kept(rows), "validation": validation if share else _kept(conversations(validation)[1])}
 
 
-def _refuse_silent(base: str, pairs: Any, max_tokens: int) -> None:
-    if problems := preview(base, pairs, 0, max_tokens=max_tokens).problems:
-        raise InputError(problems[0], next_step=f"ops.finetune.preview({base!r}, pairs) shows the rows token by token.")
+def _refuse_silent(base: str, pairs: Any, max_tokens: int) -> int:
+    "Raises: `InputError` when nothing would be learned. The tokens of the longest row."
+    seen = preview(base, pairs, 0, max_tokens=max_tokens)
+    if seen.problems:
+        raise InputError(seen.problems[0], next_step=f"ops.finetune.preview({base!r}, pairs) shows the rows token by token.")
+    return seen.facts["longest"]
+
+
+def _refuse_too_large(plan: hardware.Plan) -> None:
+    if not plan.fits:
+        ways = " or ".join(plan.changes["change"]) or "a smaller model"
+        raise InputError("This does not fit into memory.", given=repr(plan), next_step=f"Change {ways}; or force=True, when you know better.")
 
 # %% ../nbs/04_finetune.ipynb #ac4d421f
 def merge(
@@ -433,3 +454,13 @@ def merge(
         load_tokenizer(found.spec).save_pretrained(made.path)
     assert made.model is not None
     return made.model
+
+# %% ../nbs/04_finetune.ipynb #1e0b1f69
+_all_ = ["cell"]  # part of this room's front door, from the notebook after this one
+
+
+def __getattr__(name: str) -> Any:
+    "The form is loaded when first asked for."
+    if name in _all_:
+        return getattr(import_module("llmops_nb.finetune_cell"), name)
+    raise AttributeError(f"module 'llmops_nb.finetune' has no attribute {name!r}")

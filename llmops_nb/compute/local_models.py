@@ -57,13 +57,13 @@ def _parts(spec: object) -> tuple[str, str]:
 
 # %% ../../nbs/compute/local_models.ipynb #b1ffe64e
 def _loaded(name: str, device: str | None, dtype: Any, options: dict[str, Any]) -> Any:
-    torch, transformers = require("torch", "local"), require("transformers", "local")
+    torch, transformers, safetensors = (require(name, "local") for name in ("torch", "transformers", "safetensors"))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "quantization_config" in options:  # quantized weights are made where they stay
         options = {"device_map": {"": device}, **options}
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise _not_loaded(name, error) from error
     return (model if "device_map" in options else model.to(device)).eval()
 

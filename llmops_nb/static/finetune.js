@@ -91,7 +91,7 @@ function render({ model, el }) {
   const job = make("div");
   const preview = make("div");
   const title = make("p", { class: "ops-part" }, "rows as they are trained on");
-  const root = make("div", { class: "ops-view ops-finetune tex2jax_ignore mathjax_ignore", role: "form", "aria-label": "Fine-tuning" },
+  const root = make("div", { class: "ops-view ops-finetune ops-live tex2jax_ignore mathjax_ignore", role: "form", "aria-label": "Fine-tuning" },
     fields, said, make("div", { class: "ops-actions" }, start, stop, status), make("p", { class: "ops-part" }, "the same as code"),
     make("div", { class: "ops-code" }, code, copy), job, title, preview);
 
