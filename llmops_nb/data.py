@@ -29,6 +29,7 @@ from .errors import InputError, NotFound, StorageError
 
 if TYPE_CHECKING:
     import pandas as pd
+from .storage.files import encodable
 
 # %% ../nbs/02_data.ipynb #b5423054
 @dataclass(frozen=True)
@@ -170,12 +171,12 @@ def _html(text: str) -> Rows:
 def _row(row: dict, line: int) -> tuple[str, str | InputError, dict]:
     "One row of a table as a document, or the reason why it is none."
     text, key = row.get("text"), row.get("id")
-    key = f"line {line}" if key in (None, "") else str(key)
+    key = f"line {line}" if key in (None, "") else encodable(str(key))
     if not isinstance(text, str):
         return key, InputError(f"Line {line} has no text.", given=list(row)), {}
     scalars = {name: value if isinstance(value, (str, int, float, bool)) else json.dumps(value) for name, value in row.items()
                if name not in ("id", "text") and value is not None}
-    return key, text, scalars
+    return key, encodable(text), {name: encodable(value) if isinstance(value, str) else value for name, value in scalars.items()}
 
 
 def _jsonl(text: str) -> Rows:

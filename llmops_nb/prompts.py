@@ -21,6 +21,7 @@ from .compute.templates import check_names
 from .errors import InputError
 from .observability import conventions
 from .observability.tracing import trace
+from .storage.files import encodable
 
 # %% ../nbs/06_prompts.ipynb #0b76ad32
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def compare(
         check_names(job.prompt.template, job.values, f"Input {job.row['id']}: {job.prompt.spec}")
     outcomes = map_items(_answer, jobs, concurrency=concurrency, progress="comparing")
     import pandas as pd
-    return Comparison(pd.DataFrame([_cell(outcome) for outcome in outcomes]))
+    cells = ({name: encodable(value) if isinstance(value, str) else value for name, value in _cell(outcome).items()} for outcome in outcomes)
+    return Comparison(pd.DataFrame(cells))
 
 # %% ../nbs/06_prompts.ipynb #1cc499c6
 RESERVED = ("prompt", "model", "output", "latency_s", "input_tokens", "output_tokens", "cost", "error", "trace_id")

@@ -363,7 +363,7 @@ def test_zero_chunks_and_one(tmp_path, store):
 def test_bad_chunks_get_one_clear_error_and_change_nothing(tmp_path, bad):
     index = make(tmp_path, chunks(3), store="local")
     with pytest.raises(InputError):
-        make(tmp_path, pd.DataFrame(bad) if isinstance(bad, dict) else bad, store="local")
+        make(tmp_path, pd.DataFrame(bad, dtype=object) if isinstance(bad, dict) else bad, store="local")
     if isinstance(bad, dict) and bad:
         with pytest.raises(InputError):
             make(tmp_path, bad, store="local")

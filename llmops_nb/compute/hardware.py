@@ -245,7 +245,10 @@ def _model(config: Any, settings: Settings) -> Any:
             _to_four_bits(model)
         if settings.method in ("lora", "qlora"):
             peft = require("peft", "train")
-            model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=settings.rank, target_modules=settings.targets))
+            try:
+                model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=settings.rank, target_modules=settings.targets))
+            except ValueError as error:  # PEFT's own words name the layers it looked for
+                raise InputError("The adapter does not fit this model.", given=str(error)[:300], allowed='"all-linear", or names of its linear layers') from error
     return model.requires_grad_(True) if whole else model
 
 
