@@ -150,7 +150,8 @@ def main(rounds: int) -> None:
         start = statistics.median(sum(one["times"][:SKIPPED]) for one in runs)
         print(
             f"{name:20} {rate[name]:8,.0f} tokens/s   {rate[name] / rate['Trainer']:.2f} x Trainer   "
-            f"{rate[name] / rate['Trainer, bf16']:.2f} x Trainer, bf16   first {SKIPPED} steps {start:5.1f} s   last loss {runs[-1]['loss']:.3f}"
+            f"{rate[name] / rate['Trainer, bf16']:.2f} x Trainer, bf16   "
+            f"first {SKIPPED} steps {start:5.1f} s   last loss {runs[-1]['loss']:.3f}"
         )
 
 
