@@ -17,6 +17,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .apps import APPLICATIONS, from_config
@@ -28,6 +29,7 @@ from .compute.openai_server import Refused, problem
 from .compute.replies import ChatRequest
 from .errors import InputError, NotFound, require
 from .storage import registry
+from .storage.workspace import current
 
 if TYPE_CHECKING:
     import fastapi
@@ -226,14 +228,15 @@ async def until_stopped(job: jobs.JobContext, app: Any, place: socket.socket, na
     host, port = place.getsockname()[:2]
     job.note("ready", url=f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", model=name)
     looked = 0.0
-    while not job.stopping and not serving.done():
+    while not job.stopping and not serving.done() and job.folder.exists():  # a server whose workspace was deleted has no owner
         if time.monotonic() - looked >= EVERY:
             meter.look(job)
             looked = time.monotonic()
         await asyncio.sleep(0.05)
     web.should_exit = True
     await serving
-    meter.look(job)
+    if job.folder.exists():
+        meter.look(job)
 
 # %% ../nbs/08_deploy.ipynb #19e9f7c3
 def serve(
@@ -249,7 +252,8 @@ def serve(
     timeout: float = 300,  # seconds it may take to start
 ) -> "Deployment":
     "Serve it in a child process; the same again returns the running one. Raises: `InputError`, `JobFailed` with what went wrong, `TimeoutError`."
-    require("fastapi", "serve"), require("uvicorn", "serve")
+    for module in ("fastapi", "uvicorn"):
+        find_spec(module) or require(module, "serve")  # said here; imported in the child alone
     if served is None and embedder is None:
         raise InputError("There is nothing to serve.", allowed="a model or an application, an embedder, or both")
     if api_key is not None and len(api_key) < 8:
@@ -259,15 +263,21 @@ def serve(
     name = name or called(served if served is not None else embedder)
     arguments = {"served": None if served is None else parcel(served), "name": name, "embedder": _embedder_parcel(embedder), "host": host, "port": port,
                  "locked": api_key is not None, "sizes": {"context": context, "slots": slots}}
-    job = jobs.start(_function(served, arguments), arguments, name=PREFIX + name, environment={KEY: api_key} if api_key else None)
-    return ready(Deployment(job), timeout)
+    already = any(deployment.name == name and deployment.state in ("starting", "running") for deployment in _all())
+    try:
+        job = jobs.start(_function(served, arguments), arguments, name=PREFIX + name, environment={KEY: api_key} if api_key else None)
+        return ready(Deployment(job), timeout)
+    except BaseException:  # an interrupt may come before there is a handle
+        for started in [] if already else [deployment for deployment in _all() if deployment.name == name]:
+            started.job.stop(timeout=5)
+        raise
 
 
 PREFIX = "serve-"  # of the job's name: a deployment and the training of its model may have one name
 
 
 def ready(deployment: Any, timeout: float) -> Any:
-    "The deployment, once it answers. Raises: `JobFailed` with what went wrong, `TimeoutError`."
+    "The deployment, once it answers; one that was not there before is ended when it does not. Raises: `JobFailed`, `TimeoutError`."
     running = deployment.state == "running"
     try:
         deployment.job.wait_for("ready", timeout)
@@ -394,6 +404,5 @@ def table() -> "pd.DataFrame":
 
 
 def _all() -> list[Deployment]:
-    listed = jobs.table()
-    ours = listed[(listed["function"].isin(["server", "carrying.<locals>.carrying"])) & listed["name"].str.startswith(PREFIX)]
-    return [Deployment(jobs.get(name)) for name in ours["name"]]
+    found = [jobs.get(spec.parent.name) for spec in sorted((current().path / "jobs").glob(f"{PREFIX}*/spec.json"))]
+    return [Deployment(job) for job in found if job.spec["function"].rpartition(":")[2] in ("server", "carrying.<locals>.carrying")]

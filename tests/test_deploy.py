@@ -394,11 +394,13 @@ def test_a_full_server_says_so(ws):
 def test_a_served_model_that_is_killed_says_so_and_serves_again(ws):
     deployment = ops.deploy.serve("local:extractive", name="quotes")
     url = deployment.url
-    assert (
-        ops.Model("vllm:quotes", base_url=url).chat("Context:\nThe parcel is at the door.\n\nQuestion: Where is the parcel?").text
-        == "The parcel is at the door."
-    )
-    os.kill(deployment.job.events("started")[-1]["pid"], signal.SIGKILL)
+    try:
+        assert (
+            ops.Model("vllm:quotes", base_url=url).chat("Context:\nThe parcel is at the door.\n\nQuestion: Where is the parcel?").text
+            == "The parcel is at the door."
+        )
+    finally:
+        os.kill(deployment.job.events("started")[-1]["pid"], signal.SIGKILL)
     until(lambda: deployment.state == "lost")
     with pytest.raises(ops.errors.OpsError, match="Nothing answers"):
         ops.Model("vllm:quotes", base_url=url, max_retries=0).chat("hello")
