@@ -97,6 +97,19 @@ def batched(tmp_path_factory) -> Iterator:
     model.backend.close()
 
 
+@contextlib.contextmanager
+def asking(url: str, body: dict) -> Iterator[None]:
+    """A client that has asked and does not read; it vanishes with the block."""
+    content = json.dumps(body).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(content)}\r\n\r\n"
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(("127.0.0.1", int(url.split(":")[2].split("/")[0])))
+        client.sendall(head.encode() + content)
+        yield
+
+
 def until(condition, seconds: float = 10) -> float:
     """Wait for it; returns how long it took."""
     began = time.perf_counter()
@@ -340,11 +353,8 @@ def test_a_client_that_vanishes_frees_its_place(batched, ws):
     scheduled = batched.backend._engine.batch_processor.scheduler.active_requests
     with running(openai_api(batched, name="tiny", traffic=traffic)) as url:
         for stream in (True, False):
-            with contextlib.suppress(httpx.TimeoutException), httpx.Client(timeout=0.3 if not stream else 30) as http:
-                ask = {"model": "tiny", "messages": HELLO, "max_tokens": 2000, "stream": stream}
-                with http.stream("POST", f"{url}/chat/completions", json=ask) as reply:
-                    next(reply.iter_lines())
-                    assert batched.backend.active == 1
+            with asking(url, {"model": "tiny", "messages": HELLO, "max_tokens": 2000, "stream": stream}):
+                until(lambda: batched.backend.active == 1)
             assert until(lambda: batched.backend.active == 0 and not scheduled) < 2
         assert until(lambda: traffic.gone == 2 and traffic.active == 0) < 2
     assert set(ops.traces.recent(5).status) == {"error"} and "left" in ops.traces.recent(1).error[0]
@@ -352,15 +362,7 @@ def test_a_client_that_vanishes_frees_its_place(batched, ws):
 
 def test_a_slow_reader_holds_nobody_up(batched, ws):
     with running(openai_api(batched, name="tiny")) as url:
-        port = int(url.split(":")[2].split("/")[0])
-        body = json.dumps({"model": "tiny", "messages": HELLO, "max_tokens": 300, "stream": True}).encode()
-        with socket.create_connection(("127.0.0.1", port)) as slow:  # asks, and never reads
-            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            slow.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-                % len(body)
-                + body
-            )
+        with asking(url, {"model": "tiny", "messages": HELLO, "max_tokens": 300, "stream": True}):  # asks, and never reads
             until(lambda: batched.backend.active == 1)
             reply = httpx.post(f"{url}/chat/completions", json={"model": "tiny", "messages": HELLO, "max_tokens": 10}, timeout=30)
             assert reply.status_code == 200
@@ -396,7 +398,9 @@ def test_a_served_model_that_is_killed_says_so_and_serves_again(ws):
     url = deployment.url
     try:
         assert (
-            ops.Model("vllm:quotes", base_url=url).chat("Context:\nThe parcel is at the door.\n\nQuestion: Where is the parcel?").text
+            ops.Model("vllm:quotes", base_url=url)
+            .chat("Context:\nThe parcel is at the door.\n\nQuestion: Where is the parcel?")
+            .text
             == "The parcel is at the door."
         )
     finally:
@@ -547,3 +551,47 @@ def test_requests_join_the_callers_trace(ws):
         json.loads(row) for row in ops.traces.get(ops.traces.recent(1).trace_id[0]).spans.attributes if row and "first_chunk" in row
     )
     assert streamed["gen_ai.response.time_to_first_chunk"] > 0
+
+
+def test_an_adapter_answers_batched_as_it_does_alone(ws):
+    peft = pytest.importorskip("peft")
+    from llmops_nb.compute.local_models import load_model
+    from llmops_nb.storage import registry
+
+    with registry.draft("base") as draft:
+        tiny(draft.path)
+    adapted = peft.get_peft_model(
+        load_model("registry:base")[0],
+        peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_alpha=64, init_lora_weights=False),
+    )
+    with registry.draft("tuned", parent="registry:base@1") as draft:
+        adapted.save_pretrained(draft.path)
+    alone = {name: ops.Model(f"registry:{name}").chat(HELLO, max_tokens=20).text for name in ("base", "tuned")}
+    with ops.deploy.serve("registry:tuned") as url:
+        assert ops.Model("vllm:tuned", base_url=url).chat(HELLO, max_tokens=20).text == alone["tuned"] != alone["base"]
+        assert "one request at a time" not in ops.deploy.get("tuned").job.log()
+
+
+def test_an_architecture_the_engine_cannot_take_still_answers(ws, tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    (tiny(tmp_path / "mamba") / "model.safetensors").unlink()
+    MambaForCausalLM(MambaConfig(vocab_size=280, hidden_size=32, num_hidden_layers=1)).save_pretrained(tmp_path / "mamba")
+    with ops.deploy.serve(f"hf:{tmp_path / 'mamba'}") as url:
+        client = openai.OpenAI(base_url=url, api_key="none")
+        assert client.chat.completions.create(model="mamba", messages=HELLO, max_tokens=8).usage.completion_tokens <= 8
+        assert "one request at a time" in ops.deploy.get("mamba").job.log()
+
+
+def test_an_embedder_alone(ws):
+    with ops.deploy.serve(embedder="local:extractive", name="none") as url:  # a model without embeddings says so
+        assert httpx.post(f"{url}/embeddings", json={"model": "local:extractive", "input": "x"}).status_code == 400
+    with running(openai_api(embedder=vectors)) as url:
+        assert (
+            openai.OpenAI(base_url=url, api_key="none")
+            .embeddings.create(model="function:vectors", input=["a", "b"])
+            .usage.total_tokens
+            == 0
+        )
+        chat = httpx.post(f"{url}/chat/completions", json={"model": "function:vectors", "messages": HELLO})
+        assert chat.status_code == 404 and "allowed: embeddings" in chat.json()["error"]["message"]

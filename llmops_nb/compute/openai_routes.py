@@ -296,8 +296,11 @@ class Desk:
 
     def known(self, model: str, name: str) -> None:
         "Refuse a model that is not served. Raises: `Refused`."
-        if not name or model != name:
-            raise Refused("This model is not served here.", status=404, given=model, allowed=[n for n in (self.name, self.vector_name) if n],
+        if not name:
+            raise Refused("This server does not do that.", status=404, given=model, param="model", code="model_not_found",
+                          allowed="embeddings" if self.vectors else "chat and completions", next_step="Ask its owner to serve a model and an embedder.")
+        if model != name:
+            raise Refused("This model is not served here.", status=404, given=model, allowed=name,
                           param="model", code="model_not_found")
 
     async def models(self, request: "Request", call: Call) -> "Response":
@@ -307,7 +310,7 @@ class Desk:
     async def model(self, request: "Request", call: Call) -> "Response":
         "One of them."
         name = request.path_params["name"]
-        self.known(name, name if name in (self.name, self.vector_name) else "")
+        self.known(name, name if name in (self.name, self.vector_name) else self.name or self.vector_name)
         return _json(models([name], self._began)["data"][0])
 
     async def chat(self, request: "Request", call: Call) -> "Response":
