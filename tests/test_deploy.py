@@ -465,14 +465,17 @@ def test_interrupting_while_it_starts_leaves_nothing(ws):
         until(lambda: len(ops.jobs.table()) == 1 and ops.jobs.get("serve-slow").events("started"))
         os.kill(os.getpid(), signal.SIGINT)
 
-    import shutil
-
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        ops.deploy.serve("local:extractive", name="slow", embedder=f"{__name__}:{shutil.__name__}")
-    thread.join()
-    assert ops.deploy.get("slow").state in ("closed", "failed")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ops.deploy.serve("local:extractive", name="slow")
+        thread.join()
+        assert ops.deploy.get("slow").state in ("closed", "failed")
+    finally:
+        signal.signal(signal.SIGINT, before)
+        ops.deploy.get("slow").close()
 
 
 def test_a_killed_kernel_leaves_a_deployment_that_is_found_and_closed(ws):
