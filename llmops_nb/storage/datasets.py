@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/storage/datasets.ipynb #6ecbdfc6
 from ..errors import InputError, NotFound
-from .files import locked, plain_name, write_text
+from .files import encodable, locked, plain_name, write_text
 from .workspace import current
 
 # %% ../../nbs/storage/datasets.ipynb #50180bab
@@ -84,7 +84,7 @@ def save_dataset(
 
 def write_examples(path: Path, examples: list[dict[str, Any]]) -> None:
     "Replace the file. Called with the folder locked."
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in examples))
+    write_text(path, encodable("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in examples)))
 
 
 def _frame(examples: list[dict[str, Any]]) -> "pd.DataFrame":
