@@ -10,7 +10,6 @@ __all__ = ['MAIN', 'SMOKE', 'DOCKERFILE', 'TARGETS', 'COMMANDS', 'MARK', 'LIMIT'
 
 # %% ../nbs/09_host_export.ipynb #2a79a256
 import json
-import os
 import re
 import secrets
 import shutil
@@ -20,6 +19,8 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from . import index as indexes
 from .compute.providers import PROVIDERS
@@ -240,16 +241,30 @@ def export(
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists() and any(place.iterdir()) and not (place / MARK).exists():
             raise InputError("This folder holds something that is no export.", given=str(place), next_step="Choose an empty or new folder.")
-        draft, old = (place.with_name(f".{place.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
-        try:
-            _fill(draft, made, target)
-            if place.exists():
-                place.rename(old)
-            draft.rename(place)
-        finally:
-            for left in (draft, old):
-                shutil.rmtree(left, ignore_errors=True)
+        with FileLock(current().path / ".export.lock"):
+            _replace(place, lambda draft: _fill(draft, made, target))
     return place
+
+
+def _replace(place: Path, fill: Callable[[Path], None]) -> None:
+    "Whole or not at all."
+    draft, old = (place.with_name(f".{place.name}.{kind}") for kind in ("new", "old"))
+    _tidy(place, draft, old)
+    try:
+        fill(draft)
+        if place.exists():
+            place.rename(old)
+        draft.rename(place)
+    finally:
+        _tidy(place, draft, old)
+
+
+def _tidy(place: Path, draft: Path, old: Path) -> None:
+    "After a failure or a kill: between the two renames there is only the earlier export, under another name."
+    if old.exists() and not place.exists():
+        old.rename(place)
+    for left in (draft, old):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _fill(draft: Path, made: dict[str, Any], target: str) -> None:
@@ -282,7 +297,7 @@ def refuse_secrets(
     folder: Path,
 ) -> None:
     "Raises: `InputError` when a file holds the value of a secret environment variable."
-    values = [value.encode() for value in environment_secrets()]
+    values = [value.encode() for value in environment_secrets().values()]
     for file in (file for file in folder.rglob("*") if file.is_file()) if values else ():
         if any(value in file.read_bytes() for value in values):
             raise InputError("A secret of this session would have been exported.", given=f"in {file.relative_to(folder)}",

@@ -108,6 +108,42 @@ def test_a_key_inside_a_document_stops_the_export(desk, tmp_path, monkeypatch) -
     assert SECRET not in str(refused.value) and not (tmp_path / "out").exists()
 
 
+def test_a_key_set_a_moment_ago_stops_the_export(desk, tmp_path, monkeypatch) -> None:
+    from llmops_nb.observability.payloads import redact
+
+    (tmp_path / "notes.txt").write_text(f"The key is {SECRET}.")
+    monkeypatch.setenv("OTHER_TOKEN", "long-enough-to-count")
+    redact("reads the environment")
+    monkeypatch.delenv("OTHER_TOKEN")
+    monkeypatch.setenv("BILLING_TOKEN", SECRET)  # as many variables as before
+    with pytest.raises(InputError, match="would have been exported"):
+        host_export.refuse_secrets(tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["between the renames", "before them"])
+def test_an_export_that_was_killed_leaves_the_earlier_one(desk, tmp_path, monkeypatch, moment) -> None:
+    first = host.export(desk, tmp_path / "out", title="First")
+    child = os.fork()
+    if not child:  # dies in the middle, with nothing tidied up
+        rename = Path.rename
+
+        def dying(path: Path, target: Path) -> Path:
+            if moment == "before them" or path.name == ".out.new":
+                os._exit(9)
+            return rename(path, target)
+
+        Path.rename = dying  # type: ignore[method-assign]
+        host.export(desk, tmp_path / "out", title="Second")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert first.exists() == (moment == "before them") and (tmp_path / ".out.new").exists()
+    monkeypatch.setattr(host_export, "LIMIT", 1)
+    with pytest.raises(InputError, match="too large"):  # the next one goes wrong as well
+        host.export(desk, tmp_path / "out", target="vercel", title="Third")
+    assert "First" in (first / "app.json").read_text()
+    assert not list(tmp_path.glob(".out.*"))
+
+
 def test_only_what_is_needed_is_required(desk, ws, tmp_path) -> None:
     out = host.export(desk, tmp_path / "out", target="vercel")
     lines = (out / "requirements.txt").read_text().splitlines()

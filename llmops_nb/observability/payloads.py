@@ -78,8 +78,8 @@ HIDDEN = "[secret]"
 def redact(
     text: str,  # anything about to be stored or sent
 ) -> str:
-    "`text` without credentials: known key formats, `password=...` pairs, and values of secret-named environment variables (read at most once a second)."
-    for secret in environment_secrets():
+    "`text` without credentials: known key formats, `password=...` pairs, and values of secret-named environment variables."
+    for secret in _known.values():
         text = text.replace(secret, HIDDEN)
     lowered = text.lower()
     for hint, pattern in _PATTERNS:
@@ -93,12 +93,24 @@ def _hide(match: re.Match) -> str:
     return match[0][: -len(value)] + HIDDEN
 
 
-def environment_secrets() -> list[str]:
-    "The values of secret-named environment variables, as they were within the last second."
-    global _secrets
-    if time.monotonic() - _secrets[0] > 1:  # reading the environment costs more than redacting a span
-        _secrets = time.monotonic(), [value for name, value in os.environ.items() if len(value) >= 8 and _NAMED_SECRET.search(name)]
-    return _secrets[1]
+def environment_secrets() -> dict[str, str]:  # name: value, the longest first: one may be part of another
+    "The secret-named environment variables as they are now."
+    named = {name: value for name, value in os.environ.items() if len(value) >= 8 and _NAMED_SECRET.search(name)}
+    return dict(sorted(named.items(), key=lambda pair: -len(pair[1])))
 
 
-_secrets: tuple[float, list[str]] = (float("-inf"), [])
+class _Known:
+    "The secrets, read again when the environment looks changed: reading it costs more than redacting a span."
+
+    def __init__(self) -> None:
+        self.named, self.count, self.read = dict[str, str](), -1, 0.0
+
+    def values(self) -> list[str]:
+        "All of them now; one that took another variable's place is known a second later."
+        changed = len(os.environ) != self.count or any(os.environ.get(name) != value for name, value in self.named.items())
+        if changed or time.monotonic() - self.read > 1:
+            self.named, self.count, self.read = environment_secrets(), len(os.environ), time.monotonic()
+        return list(self.named.values())
+
+
+_known = _Known()
