@@ -1,37 +1,6 @@
 // The fine-tuning form. Python holds every value: this shows them, sends what a person changes, and shows what came of it.
 // HTML that arrives was made harmless by Python; everything else is set as text.
 
-/** An element with attributes, listeners (functions) and children. */
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") node.addEventListener(name, value);
-    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children);
-  return node;
-}
-
-/** Make `old` say what `next` says, touching only what differs: focus, selection and opened details stay. */
-function patch(old, next) {
-  if (old.nodeType !== next.nodeType || old.nodeName !== next.nodeName) return old.replaceWith(next);
-  if (old.nodeType === Node.TEXT_NODE) {
-    if (old.data !== next.data) old.data = next.data;
-    return;
-  }
-  for (const { name } of [...old.attributes]) if (!next.hasAttribute(name) && name !== "open") old.removeAttribute(name);
-  for (const { name, value } of next.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  const [have, want] = [[...old.childNodes], [...next.childNodes]];
-  want.forEach((node, place) => (have[place] ? patch(have[place], node) : old.append(node)));
-  have.slice(want.length).forEach((node) => node.remove());
-}
-
-function fill(node, html) {
-  const next = node.cloneNode(false);
-  next.innerHTML = html;
-  patch(node, next);
-}
-
 let forms = 0; // ids must be the form's own: a notebook may show several
 
 function render({ model, el }) {

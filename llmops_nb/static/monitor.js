@@ -4,13 +4,7 @@
 const ORDER = ["head", "figures", "charts", "alerts", "scores", "drift", "new", "groups", "notable"];
 const HELP = "Tab: next control. ←/→: another window. Enter: open a request. Escape: close it.";
 
-const element = (name, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-};
-
-const parsed = (html) => element("template", { innerHTML: html }).content;
+const parsed = (html) => Object.assign(make("template"), { innerHTML: html }).content;
 
 /** The requests worth a look: those already on the page stay as they are, so that what is open and focused remains so. */
 function mergeRequests(section, html) {
@@ -39,17 +33,13 @@ function replacePart(section, html) {
 }
 
 function windowChoice(model) {
-  const group = element("span", { className: "ops-windows", role: "radiogroup" });
-  group.setAttribute("aria-label", "Window of time");
+  const group = make("span", { class: "ops-windows", role: "radiogroup", "aria-label": "Window of time" });
   const choose = (name) => { model.set("window", name); model.save_changes(); };
   const draw = () => {
     const held = group.contains(document.activeElement);
     group.replaceChildren(...model.get("windows").map((name) => {
-      const button = element("button", { type: "button", textContent: name, role: "radio", onclick: () => choose(name) });
       const chosen = name === model.get("window");
-      button.setAttribute("aria-checked", chosen);
-      button.tabIndex = chosen ? 0 : -1;
-      return button;
+      return make("button", { type: "button", role: "radio", "aria-checked": `${chosen}`, tabindex: chosen ? "0" : "-1", click: () => choose(name) }, name);
     }));
     if (held) group.querySelector('[aria-checked="true"]')?.focus();
   };
@@ -67,9 +57,9 @@ function windowChoice(model) {
 }
 
 function flagForm(model, row) {
-  const reason = element("input", { type: "text", placeholder: "What is wrong with it?", ariaLabel: "Reason" });
-  const send = element("button", { type: "button", textContent: "Flag" });
-  const done = element("span", { className: "ops-small", role: "status" });
+  const reason = make("input", { type: "text", placeholder: "What is wrong with it?", "aria-label": "Reason" });
+  const send = make("button", { type: "button" }, "Flag");
+  const done = make("span", { class: "ops-small", role: "status" });
   const flag = () => {
     model.send({ trace_id: row.dataset.trace, reason: reason.value });
     done.textContent = "✓ flagged";
@@ -79,15 +69,15 @@ function flagForm(model, row) {
     if (event.key === "Enter") flag();
     if (event.key !== "Escape" && event.key !== "Tab") event.stopPropagation(); // letters are text here, not the notebook's shortcuts
   });
-  return element("div", { className: "ops-flagging" }, reason, send, done);
+  return make("div", { class: "ops-flagging" }, reason, send, done);
 }
 
 function render({ model, el }) {
-  const root = element("div", { className: "ops-view ops-monitor tex2jax_ignore mathjax_ignore", role: "region", ariaLabel: "Monitor" });
-  const status = element("span", { className: "ops-small" });
-  const help = element("span", { className: "ops-small", hidden: true, textContent: HELP });
-  const body = element("div");
-  root.append(parsed(model.get("style_html")), element("div", { className: "ops-bar-top" }, windowChoice(model), status, help), body);
+  const status = make("span", { class: "ops-small" });
+  const help = make("span", { class: "ops-small", hidden: true }, HELP);
+  const body = make("div");
+  const root = make("div", { class: "ops-view ops-monitor tex2jax_ignore mathjax_ignore", role: "region", "aria-label": "Monitor" },
+    parsed(model.get("style_html")), make("div", { class: "ops-bar-top" }, windowChoice(model), status, help), body);
   const drawn = {};
 
   const drawParts = () => {
@@ -96,8 +86,7 @@ function render({ model, el }) {
       let section = body.querySelector(`:scope > [data-part="${name}"]`);
       if (!(name in parts)) { section?.remove(); delete drawn[name]; continue; }
       if (!section) {
-        section = element("section");
-        section.dataset.part = name;
+        section = make("section", { "data-part": name });
         const after = ORDER.slice(ORDER.indexOf(name) + 1).map((later) => body.querySelector(`:scope > [data-part="${later}"]`)).find(Boolean);
         body.insertBefore(section, after ?? null);
       }

@@ -11,9 +11,9 @@ __all__ = ['picture', 'form']
 import threading
 from collections.abc import Callable
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
+from .live import script
 from .text import inert, style, view
 
 # %% ../../nbs/widgets/finetune.ipynb #101d82e6
@@ -42,11 +42,10 @@ def _form_class() -> type:
     import anywidget
     import traitlets
 
-    script = (files("llmops_nb") / "static" / "finetune.js").read_text(encoding="utf-8")
     sheet = style("finetune").removeprefix("<style>").removesuffix("</style>")
 
     class FineTuneForm(anywidget.AnyWidget):
-        _esm, _css = script, sheet
+        _esm, _css = script("finetune"), sheet
         state = traitlets.Dict().tag(sync=True)
 
     return FineTuneForm

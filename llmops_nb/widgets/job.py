@@ -11,11 +11,10 @@ __all__ = ['WIDTH', 'HEIGHT', 'MOST', 'NEXT', 'MARKS', 'HIDDEN', 'thinned', 'cur
 import threading
 from collections.abc import Callable
 from functools import cache
-from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
-from .live import show
+from .live import script, show
 from .text import duration, figure, folded, inert, view
 
 # %% ../../nbs/widgets/job.ipynb #ae165168
@@ -174,10 +173,8 @@ def _live_class() -> type:
     import anywidget
     import traitlets
 
-    source = files("llmops_nb") / "static"
-
     class LiveJob(anywidget.AnyWidget):
-        _esm = (source / "job.js").read_text(encoding="utf-8")
+        _esm = script("job")
         html = traitlets.Unicode().tag(sync=True)
         state = traitlets.Unicode().tag(sync=True)
         name = traitlets.Unicode().tag(sync=True)

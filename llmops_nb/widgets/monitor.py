@@ -15,12 +15,11 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/widgets/monitor.ipynb #d6b13376
 from .evals import interval_bar
-from .live import show
+from .live import script, show
 from .text import PROSE, absent, duration, figure, folded, inert, style, view
 from .traces import waterfall
 
@@ -349,11 +348,10 @@ _READING = view("<p>Reading the traffic. Run the cell again to keep a picture of
 def _live_class() -> type:
     import anywidget
     import traitlets
-    source = files("llmops_nb") / "static"
 
     class LiveMonitor(anywidget.AnyWidget):
         "A monitor's live view."
-        _esm = (source / "monitor.js").read_text(encoding="utf-8")
+        _esm = script("monitor")
         style_html = traitlets.Unicode().tag(sync=True)
         parts = traitlets.Dict().tag(sync=True)  # name: HTML
         status = traitlets.Unicode("reading …").tag(sync=True)
