@@ -6,7 +6,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/deploy.html.md"""
 
 # %% auto #0
 __all__ = ['KEY', 'EVERY', 'PREFIX', 'parcel', 'called', 'opened', 'web_app', 'is_local', 'server', 'bound', 'Meter',
-           'until_stopped', 'serve', 'ready', 'carrying', 'Deployment', 'get', 'table', 'openai_api']
+           'until_stopped', 'serve', 'answering', 'carrying', 'Deployment', 'get', 'table', 'openai_api']
 
 # %% ../nbs/08_deploy.ipynb #d64e793f
 import asyncio
@@ -263,29 +263,36 @@ def serve(
     name = name or called(served if served is not None else embedder)
     arguments = {"served": None if served is None else parcel(served), "name": name, "embedder": _embedder_parcel(embedder), "host": host, "port": port,
                  "locked": api_key is not None, "sizes": {"context": context, "slots": slots}}
-    already = any(deployment.name == name and deployment.state in ("starting", "running") for deployment in _all())
-    try:
-        job = jobs.start(_function(served, arguments), arguments, name=PREFIX + name, environment={KEY: api_key} if api_key else None)
-        return ready(Deployment(job), timeout)
-    except BaseException:  # an interrupt may come before there is a handle
-        for started in [] if already else [deployment for deployment in _all() if deployment.name == name]:
-            started.job.stop(timeout=5)
-        raise
+    return Deployment(answering(_function(served, arguments), arguments, PREFIX + name, api_key, timeout))
 
 
 PREFIX = "serve-"  # of the job's name: a deployment and the training of its model may have one name
 
 
-def ready(deployment: Any, timeout: float) -> Any:
-    "The deployment, once it answers; one that was not there before is ended when it does not. Raises: `JobFailed`, `TimeoutError`."
-    running = deployment.state == "running"
+def answering(
+    function: Callable,  # of a job that notes when it is ready
+    arguments: dict[str, Any],
+    name: str,  # of the job
+    api_key: str | None,
+    timeout: float,  # seconds
+) -> jobs.Job:
+    "The job, once it answers; one that was not there before is ended when it does not. Raises: `InputError`, `JobFailed`, `TimeoutError`."
+    already = _runs(name)
     try:
-        deployment.job.wait_for("ready", timeout)
-    except BaseException:
-        if not running:
-            deployment.close()
+        job = jobs.start(function, arguments, name=name, environment={KEY: api_key} if api_key else None)
+        job.wait_for("ready", timeout)
+    except BaseException:  # an interrupt may come before there is a handle
+        if not already and _runs(name):
+            jobs.get(name).stop(timeout=5)
         raise
-    return deployment
+    return job
+
+
+def _runs(name: str) -> bool:
+    try:
+        return jobs.get(name).state in ("starting", "running")
+    except NotFound:
+        return False
 
 
 def _embedder_parcel(embedder: Any) -> str | None:

@@ -35,7 +35,7 @@ from .compute.models import listening
 from .compute.openai_routes import openai_api, question_of
 from .compute.openai_server import Asked
 from .compute.replies import Reply, Usage, text_of
-from .deploy import KEY, Deployment, bound, carrying, is_local, opened, parcel, ready, until_stopped
+from .deploy import KEY, Deployment, answering, bound, carrying, is_local, opened, parcel, until_stopped
 from .errors import InputError, NotFound, OpsError, require
 from .host_export import export
 from .host_limits import Gate, Limits, Refused
@@ -617,8 +617,7 @@ def serve(
     arguments = {"served": served, "name": name, "host": host, "port": port, "locked": api_key is not None, "limits": asdict(limits), "embedder": None,
                  "page": {"title": title, "description": description, "examples": list(examples)}}
     function = hosting if "source" not in served else carrying(hosting, application)
-    job = jobs.start(function, arguments, name=PREFIX + name, environment={KEY: api_key} if api_key else None)
-    return ready(Hosting(job), timeout)
+    return Hosting(answering(function, arguments, PREFIX + name, api_key, timeout))
 
 
 def get(name: str) -> Hosting:

@@ -460,9 +460,16 @@ def test_leaving_the_block_by_an_error_ends_the_child(ws):
         httpx.get(url)
 
 
-def test_interrupting_while_it_starts_leaves_nothing(ws):
+@pytest.mark.parametrize("room", ["deploy", "host"])
+def test_interrupting_while_it_starts_leaves_nothing(ws, room):
+    rooms = {
+        "deploy": ("serve-slow", lambda: ops.deploy.serve("local:extractive", name="slow")),
+        "host": ("host-slow", lambda: ops.host.serve(echo, name="slow")),
+    }
+    job, serve = rooms[room]
+
     def interrupt():
-        until(lambda: len(ops.jobs.table()) == 1 and ops.jobs.get("serve-slow").events("started"))
+        until(lambda: len(ops.jobs.table()) == 1 and ops.jobs.get(job).events("started"))
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
@@ -470,12 +477,12 @@ def test_interrupting_while_it_starts_leaves_nothing(ws):
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            ops.deploy.serve("local:extractive", name="slow")
+            serve()
         thread.join()
-        assert ops.deploy.get("slow").state in ("closed", "failed")
+        assert ops.jobs.get(job).state in ("stopped", "failed")
     finally:
         signal.signal(signal.SIGINT, before)
-        ops.deploy.get("slow").close()
+        ops.jobs.get(job).stop()
 
 
 def test_a_killed_kernel_leaves_a_deployment_that_is_found_and_closed(ws):
