@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 # %% ../nbs/04_finetune.ipynb #5e3ec2bf
 from .compute import hardware, jobs
 from .compute.chat_tokens import ChatBatches, Encoded, as_messages, encode, encode_rows, problem, table
-from .compute.local_models import load_model, load_tokenizer
+from .compute.local_models import load_model, load_tokenizer, peft_library
 from .compute.made_once import published_by, run_id
 from .errors import InputError, StorageError, require
 from .storage import registry
@@ -207,7 +207,7 @@ def prepared(
     seed: int = 0,  # of the adapter's first half; the second is zero
 ) -> Any:
     "The base as it goes into training, on its device. Raises: `InputError`, `ModelNotFound`, `MissingExtra`."
-    torch, peft = require("torch", "train"), require("peft", "train")
+    torch, peft = require("torch", "train"), peft_library()
     on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
     weights = {"qlora": {"quantization_config": four_bits(), "dtype": torch.bfloat16}, "full": {"dtype": torch.float32}}
     model, _ = load_model(base, device=device, **weights.get(method, {"dtype": torch.bfloat16 if on_gpu else "auto"}))
@@ -231,7 +231,7 @@ def four_bits() -> Any:
 
 
 def _with_adapter(model: Any, base: str, **options: Any) -> Any:
-    peft = require("peft", "train")
+    peft = peft_library()
     try:
         model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **options))
     except ValueError as error:  # PEFT's own words name the layers it looked for
@@ -440,7 +440,7 @@ def merge(
     alias: str | None = None,
 ) -> registry.RegisteredModel:  # `.path` is a plain Hugging Face folder of safetensors
     "Base and adapter as one model, registered. Raises: `InputError` for what is no adapter, `NotFound`, `StorageError`."
-    torch, peft = require("torch", "train"), require("peft", "train")
+    torch, peft = require("torch", "train"), peft_library()
     found = registry.get(spec)
     if not registry.is_adapter(found.path):
         raise InputError("This model is whole already.", given=found.spec, next_step=f"Its folder can be served as it is: {found.path}")

@@ -125,7 +125,7 @@ class Cell:
             self.plan = hardware.plan(value["model"], method=value["method"], max_tokens=longest, **sizes)
             self._trouble = " ".join(self.preview.problems)
         except Exception as error:  # noqa: BLE001 - whatever a model or its template raises is shown in the form
-            self.preview, self.plan, self._trouble = None, None, str(error) if isinstance(error, OpsError) else f"{type(error).__name__}: {error}"
+            self.preview, self.plan, self._trouble = None, None, _words(error)
         return self._draw()
 
     def start(self) -> "jobs.Job":
@@ -158,7 +158,7 @@ class Cell:
     def _changed(self, changes: Mapping[str, str]) -> None:
         self._set({name: text for name, text in changes.items() if name in self._value})
         self._turn += 1
-        self._busy = "looking at the rows…"
+        self._busy, self._trouble = "looking at the rows…", ""
         self._draw()
         threading.Thread(target=self._latest, args=(self._turn,), daemon=True).start()
 
@@ -169,10 +169,14 @@ class Cell:
                 self.refresh()
 
     def _start(self) -> None:
+        "The button, in a thread of its own."
+        self._busy = "checking, then starting…"
+        self._draw()
         try:
             self.start()
-        except OpsError as error:
-            self._trouble = str(error)
+        except Exception as error:  # noqa: BLE001 - there is no caller; the form shows it
+            self._trouble = _words(error)
+        self._busy = ""
         self._draw()
 
     def _follow(self) -> None:
@@ -213,6 +217,10 @@ def _field(cell: Cell, name: str) -> dict[str, Any]:
     if name == "pairs":
         return field | {"options": [[found, ""] for found in _datasets()], "off": not isinstance(cell.value["pairs"], str)}
     return field | {"off": name == "rank" and cell.value["method"] == "full"}
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, OpsError) else f"{type(error).__name__}: {error}"
 
 
 def _datasets() -> list[str]:

@@ -49,20 +49,29 @@ def base(ws, tmp_path: Path) -> str:
 OPTIONS = {"batch_size": 8, "max_tokens": 64, "learning_rate": 1e-2, "steps": 60, "rank": 4}
 
 
-def test_killed_at_random_moments_it_ends_as_one_run_does(ws, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_kills_at_random_moments_end_as_one_run_does(ws, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = finetune.jobs.start
+
+    def often_saved(run, arguments, **options):
+        return start(run, arguments | {"options": arguments["options"] | {"checkpoint_seconds": 0.1}}, **options)
+
+    monkeypatch.setattr(finetune.jobs, "start", often_saved)
     whole = finetune.train(base, ROWS, name="whole", **OPTIONS)
     assert whole.result(120) == "registry:whole@1"
-    moments, job = random.Random(5), finetune.train(base, ROWS, name="broken", **OPTIONS)
-    for _ in range(3):
-        if job.state != "running":
-            break
-        job.wait_for("report", 60)
-        time.sleep(moments.uniform(0.0, 2.0))
+    random_ = random.Random(5)
+    for step in sorted(random_.sample(range(2, 55), 5)):
+        job = finetune.train(base, ROWS, name="broken", **OPTIONS)
+        while max((event["step"] for event in job.events("report")), default=0) < step:
+            assert job.state in ("starting", "running")
+            time.sleep(0.005)
+        time.sleep(random_.uniform(0.0, 0.05))
         os.kill(job.events("started")[-1]["pid"], signal.SIGKILL)
         while job.state == "running":
             time.sleep(0.01)
-        job = finetune.train(base, ROWS, name="broken", **OPTIONS)
+        assert job.state == "lost"
+    job = finetune.train(base, ROWS, name="broken", **OPTIONS)
     assert job.result(120) == "registry:broken@1"
+    assert len(job.events("started")) == 6 and job.events("resumed")
     columns = ["step", "loss", "learning_rate", "gradient_norm"]
     assert job.metrics()[columns].equals(whole.metrics()[columns])
     weights = [(registry.get(name).path / "adapter_model.safetensors").read_bytes() for name in ("whole", "broken")]
@@ -130,6 +139,15 @@ def test_mistakes_are_refused_before_a_process_starts(ws, base: str, mistake: st
     with pytest.raises(InputError, match=said):
         finetune.train(base, rows, name="never", **OPTIONS | options)
     assert ops.jobs.table().empty
+
+
+def test_force_starts_what_the_plan_says_does_not_fit(ws, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = finetune.hardware.plan
+    monkeypatch.setattr(finetune.hardware, "plan", lambda *args, **options: plan(*args, **options | {"batch_size": 10**7}))
+    options = OPTIONS | {"steps": 2}
+    with pytest.raises(InputError, match="force=True"):
+        finetune.train(base, ROWS, name="brave", **options)
+    assert finetune.train(base, ROWS, name="brave", force=True, **options).result(120) == "registry:brave@1"
 
 
 def test_a_damaged_base_is_named(ws, tmp_path: Path) -> None:
