@@ -1,5 +1,6 @@
 """Workspaces and records: many processes, sudden deaths, disks that refuse."""
 
+import multiprocessing
 import os
 import sqlite3
 import time
@@ -32,6 +33,23 @@ def test_processes_that_open_and_write_at_once_lose_nothing(tmp_path: Path) -> N
     with ops.Workspace(tmp_path / "w") as ws:
         counts = ws.records.rows("SELECT scorer, count(*) AS n FROM scores GROUP BY scorer ORDER BY scorer")
         assert counts == [{"scorer": s, "n": 100} for s in "abcdef"]
+
+
+def open_together(folder: Path, barrier: object) -> None:
+    for number in range(40):
+        barrier.wait(60)
+        Records(f"sqlite:///{folder / str(number)}.db").close()
+
+
+def test_processes_that_open_a_new_database_in_the_same_moment_wait_for_each_other(tmp_path: Path) -> None:
+    together = multiprocessing.get_context("spawn")
+    barrier = together.Barrier(6)
+    children = [together.Process(target=open_together, args=(tmp_path, barrier)) for _ in range(6)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0] * 6
 
 
 def test_kill_loses_nothing_that_was_reported_saved(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ __all__ = ['MIGRATIONS', 'migrate', 'open_engine', 'clear_faults', 'Records']
 # %% ../../nbs/storage/records.ipynb #445d29ca
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -75,12 +76,29 @@ def open_engine(
     if engine.dialect.name == "sqlite":
         @event.listens_for(engine, "connect")
         def set_pragmas(connection: Any, _: object) -> None:
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=60000"):
+            _write_ahead(connection)
+            for pragma in ("synchronous=NORMAL", "busy_timeout=60000"):
                 connection.execute(f"PRAGMA {pragma}")
 
     if hasattr(os, "register_at_fork"):  # a forked child must not share its parent's connections
         os.register_at_fork(after_in_child=lambda: engine.dispose(close=False))
     return engine
+
+
+def _write_ahead(connection: Any) -> None:
+    "Of processes that open a new database at once, one makes the switch; SQLite tells the others that it is locked, without waiting."
+    import sqlite3
+
+    until = time.monotonic() + 60
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 # %% ../../nbs/storage/records.ipynb #fe198bed
 _FAULTS = {
