@@ -258,7 +258,7 @@ def run(
     "Fine-tune and publish: the function of the job that `train` starts. Returns the model's spec."
     from llmops_nb.compute.training import fit, place
 
-    if published := published_by(job, name):
+    if published := published_by(job, name, alias):
         return published
     tokenizer = with_template(load_tokenizer(base))
     train, check = _batches(data, tokenizer, batch_size, max_tokens, options["seed"])

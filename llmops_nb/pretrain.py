@@ -298,7 +298,7 @@ def run(
     "Train and publish: the function of the job that `train` starts."
     from llmops_nb.compute.training import fit, place
 
-    if made := published_by(job, name):
+    if made := published_by(job, name, alias):
         return made
     torch, transformers = require("torch", "train"), require("transformers", "train")
     packed, how = Corpus(**corpus), TrainingOptions(**options)

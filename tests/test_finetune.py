@@ -79,14 +79,16 @@ def test_five_kills_at_random_moments_end_as_one_run_does(ws, base: str, monkeyp
 
 
 def test_killed_after_publishing_it_publishes_no_second_time(ws, base: str) -> None:
-    job = finetune.train(base, ROWS, name="once", **OPTIONS | {"steps": 3})
+    options = OPTIONS | {"steps": 3, "alias": "candidate"}
+    job = finetune.train(base, ROWS, name="once", **options)
     assert job.result(120) == "registry:once@1"
     log = job.folder / "events.jsonl"
     kept = [line for line in log.read_text().splitlines(keepends=True) if '"ended"' not in line]
-    log.write_text("".join(kept))  # as if it had been killed before it could say so
+    log.write_text("".join(kept))  # as if it had been killed before it could say so, and before the alias
+    (registry.get("once").path.parent / "aliases.json").unlink()
     assert job.state == "lost"
-    assert finetune.train(base, ROWS, name="once", **OPTIONS | {"steps": 3}).result(120) == "registry:once@1"
-    assert list(registry.models().model) == ["registry:base@1", "registry:once@1"]
+    assert finetune.train(base, ROWS, name="once", **options).result(120) == "registry:once@1"
+    assert list(registry.models().model) == ["registry:base@1", "registry:once@1"] and registry.aliases("once") == {"candidate": 1}
 
 
 def test_a_full_disk_at_a_checkpoint_is_one_clear_end_and_more_room_continues(small_disk, tmp_path: Path) -> None:

@@ -27,9 +27,13 @@ def run_id(job: JobContext) -> str:
 def published_by(
     job: JobContext,
     name: str,  # of the model
+    alias: str | None = None,  # set now, where a kill came between the model and its alias
 ) -> str | None:
     "The spec of the model that this job has published, in its workspace; None before it has."
     assert job.workspace  # opened: it is the current one from here on
     made, mine = registry.models(), run_id(job)
     specs = [row["model"] for row in made.to_dict("records") if isinstance(row["data"], dict) and row["data"].get("run") == mine]
-    return next((spec for spec in specs if spec.startswith(f"registry:{name}@")), None)
+    found = next((spec for spec in specs if spec.startswith(f"registry:{name}@")), None)
+    if found and alias:
+        registry.set_alias(found, alias)
+    return found
