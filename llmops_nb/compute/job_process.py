@@ -286,7 +286,15 @@ def worker(folder: str, attempt: str) -> None:
     spec = json.loads((path / "spec.json").read_text(encoding="utf-8"))
     ended = outcome(lambda context, **arguments: find_function(path, spec["function"])(context, **arguments), context, spec["arguments"])
     EventLog(path / "events.jsonl").append("worker_ended", attempt=context.attempt, rank=rank, **ended)
+    _part()
     sys.exit(ended["state"] == "failed")
+
+
+def _part() -> None:
+    "Leave the group of processes: torch aborts one that exits with its threads still in it."
+    torch = sys.modules.get("torch")
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _end_with(folder: Path) -> None:
