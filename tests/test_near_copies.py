@@ -1,0 +1,104 @@
+"""Near copies and contamination: against brute force on real rows, in chains, and on tables as people have them."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import llmops_nb as ops
+from llmops_nb import near_copies
+from llmops_nb.errors import InputError, NotFound
+
+WORDS = [f"word{n}" for n in range(400)]
+
+
+def table(*texts: str) -> pd.DataFrame:
+    return pd.DataFrame({"id": [f"d{n}" for n in range(len(texts))], "text": texts})
+
+
+def changed(text: str, *places: int) -> str:
+    words = text.split()
+    for place in places:
+        words[place] = f"other{place}"
+    return " ".join(words)
+
+
+def test_real_answers_against_comparing_each_with_each(shared: Path) -> None:
+    rows = pd.read_csv(shared / "support" / "bitext_train.csv").response.head(700).tolist()
+    sets = [set(zip(*(near_copies.plain(text).split()[n:] for n in range(5)), strict=False)) for text in rows]
+    exact = {}
+    for j in range(len(rows)):
+        for i in range(j):
+            if common := len(sets[i] & sets[j]):
+                exact[i, j] = common / (len(sets[i]) + len(sets[j]) - common)
+    for similarity in (0.5, 0.8):
+        wanted = {pair: value for pair, value in exact.items() if value >= similarity}
+        found = {(pair.first, pair.second): pair.similarity for pair in near_copies.pairs(rows, similarity)}
+        assert set(found) <= set(wanted) and all(wanted[pair] == value for pair, value in found.items())
+        assert len(found) >= 0.98 * len(wanted) > 0
+
+
+def test_whoever_goes_names_one_who_stays() -> None:
+    base = " ".join(WORDS[:120])
+    steps = [(), (5, 6, 7, 8), (60, 61, 62, 63), (100, 101, 102, 103)]
+    docs = table(*(changed(base, *sum(steps[: n + 1], ())) for n in range(4)))  # each is near the one before alone
+    kept = ops.data.dedup(docs, near=0.8)
+    assert kept.id.tolist() == ["d0", "d2"]  # d2 is near d1, which goes, but not near d0
+    notes = ops.data.lineage(kept)
+    assert [(row.id, row.reason.split()[-1]) for row in notes.itertuples()] == [("d1", "d0."), ("d3", "d2.")]
+
+
+def test_the_longest_stays_when_asked_and_the_order_remains() -> None:
+    base = " ".join(WORDS[:100])
+    docs = table(base, "something else altogether", base + " and a little more at the end")
+    assert ops.data.dedup(docs, near=0.8).id.tolist() == ["d0", "d1"]
+    assert ops.data.dedup(docs, near=0.8, keep="longest").id.tolist() == ["d1", "d2"]
+
+
+def test_without_near_only_equal_texts_go() -> None:
+    base = " ".join(WORDS[:100])
+    assert ops.data.dedup(table(base, base.upper(), changed(base, 3))).id.tolist() == ["d0", "d2"]
+
+
+def test_equal_texts_name_one_who_stays_even_when_the_first_of_them_goes() -> None:
+    base = " ".join(WORDS[:100])
+    docs = table(base, base.upper(), base + " and a little more at the end")
+    kept = ops.data.dedup(docs, near=0.8, keep="longest")
+    assert kept.id.tolist() == ["d2"]
+    assert [row.reason.split()[-1] for row in ops.data.lineage(kept).itertuples()] == ["d2.", "d2."]
+
+
+def test_paragraphs_are_kept_where_they_stand_first() -> None:
+    one, two = " ".join(WORDS[:60]), " ".join(WORDS[100:160])
+    docs = table(f"Head\n\n{one}\n\n{two}", f"Head\n\n{changed(one, 3)}\n\nnew words", f"{two}\n \n{two}")
+    kept = ops.data.dedup(docs, near=0.8, level="paragraph")
+    assert kept.text.tolist() == [docs.text[0], "Head\n\nnew words"]
+    notes = ops.data.lineage(kept)
+    assert notes.action.tolist() == ["changed", "dropped"] and notes.reason[1] == "Of its paragraphs, 2 also in d0."
+    assert ops.data.dedup(docs, level="paragraph").text.tolist() == [docs.text[0], docs.text[1]]
+
+
+@pytest.mark.parametrize("wrong", [{"near": 80}, {"near": 0.1}, {"near": 0.8, "keep": "best"}, {"level": "line"}])
+def test_what_cannot_be_looked_for_is_refused(wrong: dict) -> None:
+    with pytest.raises(InputError, match="allowed"):
+        ops.data.dedup(table("one", "two"), **wrong)
+
+
+def test_a_text_of_many_megabytes_and_words_without_end() -> None:
+    long = " ".join(WORDS) * 3000
+    found = near_copies.pairs(["x" * 5_000_000, long, long + " end", "x" * 5_000_000])
+    assert [(pair.first, pair.second) for pair in found] == [(0, 3), (1, 2)]
+
+
+def test_tests_in_training_data_are_found_by_name(ws) -> None:
+    passage = "The warranty covers parts and labour for two years from the day of purchase"
+    questions = [{"id": "q1", "input": "How long is the warranty?", "expected": passage}, {"id": "q2", "input": "Who?", "expected": "Ada"}]
+    ops.evals.save_dataset("exam", questions)
+    found = ops.data.contamination(table("Nothing to see.", f"Note: {passage.upper()}, and no longer."), "exam")
+    assert found[["id", "test"]].values.tolist() == [["d1", "q1"]] and 0 < found.share[0] < 1
+    assert found.passage[0] == "the warranty covers parts and labour for two years from the day of"
+    assert ops.data.contamination(table("Nothing to see."), "exam").empty
+    with pytest.raises(NotFound):
+        ops.data.contamination(table("Nothing to see."), "examen")
+    with pytest.raises(InputError, match="no evaluation set"):
+        ops.data.contamination(table("Nothing to see."), pd.DataFrame({"question": ["?"]}))
