@@ -531,8 +531,13 @@ def test_interrupting_ends_a_program_whose_tool_hangs(tmp_path):
             time.sleep(600)
         try: ops.apps.Agent(tools=[hang])("Search anything.")
         except KeyboardInterrupt: print("interrupted", flush=True)
-        time.sleep(0.3)  # the loop's thread puts its things away
-        print(ops.traces.last().spans.error.iloc[0])
+        error = None
+        for _ in range(200):  # the loop's thread puts its things away
+            time.sleep(0.1)
+            try: error = ops.traces.last().spans.error.iloc[0]
+            except ops.errors.NotFound: pass
+            if error: break
+        print(error)
         """
     child = start(code, tmp_path / "ws")
     assert child.stdout.readline() == "started\n"
