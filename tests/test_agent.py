@@ -543,7 +543,7 @@ def test_interrupting_ends_a_program_whose_tool_hangs(tmp_path):
     assert child.stdout.readline() == "started\n"
     child.send_signal(signal.SIGINT)
     begun = time.monotonic()
-    assert finish(child).splitlines() == ["interrupted", "CancelledError: "] and time.monotonic() - begun < 10
+    assert finish(child).splitlines() == ["interrupted", "CancelledError: "] and time.monotonic() - begun < 30
 
 
 # the offline model
