@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from memory import status
+
 CONTESTANTS = ("datasketch", "rensa", "ours")
 THRESHOLD, WORDS = 0.8, 5
 
@@ -94,11 +96,6 @@ def run(name: str, megabytes: float) -> dict:
         "documents": len(texts), "seconds": seconds, "bytes": peak, "planted": len(near), "found": len(found),
         "recall": sum(pair in found for pair in near) / len(near), "precision": right / max(1, len(found)),
     }  # fmt: skip
-
-
-def status(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
 
 
 def main(megabytes: float) -> None:

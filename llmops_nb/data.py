@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 from . import python_manual
 from .chunking import Tokenizer, check_sizes, split
 from .errors import InputError, NotFound, StorageError
-from .personal import KINDS, find, label, pseudonyms, replaced
+from .near_copies import pairs, plain, shared_runs
+from .personal import KINDS, find, kinds_of, label, pseudonyms, replaced
 from .storage.datasets import read_examples
 
 if TYPE_CHECKING:
@@ -396,7 +397,7 @@ def pii(
     "What is personal in these documents. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers."
     import pandas as pd
 
-    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    kinds = kinds_of(kinds)
     found = [(row["id"], one.kind, one.start, one.end, one.masked) for row in _rows(docs) for one in find(row["text"], kinds, region)]
     return pd.DataFrame(found, columns=["id", "kind", "start", "end", "masked"])
 
@@ -408,7 +409,7 @@ def redact(
     key: bytes | None = None,  # makes marks that are the same for the same value; None: labels
 ) -> "pd.DataFrame":  # the same columns; `lineage` counts what was replaced
     "Documents without what is personal. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers."
-    kinds, name = [kinds] if isinstance(kinds, str) else list(kinds), label if key is None else pseudonyms(key)
+    kinds, name = kinds_of(kinds), label if key is None else pseudonyms(key)
     rows, notes = [], []
     for row in _rows(docs):
         if found := find(row["text"], kinds, region):
@@ -444,8 +445,6 @@ def _likeness(similarity: float, other: str) -> str:
 
 def _copies(rows: list[dict], near: float | None, order: Callable[[dict], float]) -> dict[int, tuple[int, float]]:
     "The places of rows that go, each with one that stays and how similar it is."
-    from llmops_nb.near_copies import plain
-
     first: dict[bytes, int] = {}
     equal = {}
     for place, row in enumerate(rows):
@@ -459,8 +458,6 @@ def _copies(rows: list[dict], near: float | None, order: Callable[[dict], float]
 
 def _near_copies(rows: list[dict], near: float, order: Callable[[dict], float]) -> dict[int, tuple[int, float]]:
     "The same among rows that are all different."
-    from llmops_nb.near_copies import pairs
-
     alike: dict[int, dict[int, float]] = {}
     for pair in pairs([row["text"] for row in rows], near):
         alike.setdefault(pair.first, {})[pair.second] = pair.similarity
@@ -506,8 +503,6 @@ def contamination(
 ) -> "pd.DataFrame":  # id, test, share (of the test's runs, 0 to 1), passage; the worst first
     "Which documents hold passages of which tests. Raises: `InputError`, `NotFound`."
     import pandas as pd
-
-    from llmops_nb.near_copies import shared_runs
 
     table = pd.DataFrame(read_examples(tests)) if isinstance(tests, str) else tests
     if not isinstance(table, pd.DataFrame) or not ({"text"} <= set(table.columns) or {"input"} <= set(table.columns)):

@@ -531,19 +531,14 @@ def test_interrupting_ends_a_program_whose_tool_hangs(tmp_path):
             time.sleep(600)
         try: ops.apps.Agent(tools=[hang])("Search anything.")
         except KeyboardInterrupt: print("interrupted", flush=True)
-        error = None
-        for _ in range(200):  # the loop's thread puts its things away
-            time.sleep(0.1)
-            try: error = ops.traces.last().spans.error.iloc[0]
-            except ops.errors.NotFound: pass
-            if error: break
-        print(error)
+        time.sleep(0.3)  # the loop's thread puts its things away
+        print(ops.traces.last().spans.error.iloc[0])
         """
     child = start(code, tmp_path / "ws")
     assert child.stdout.readline() == "started\n"
     child.send_signal(signal.SIGINT)
     begun = time.monotonic()
-    assert finish(child).splitlines() == ["interrupted", "CancelledError: "] and time.monotonic() - begun < 30
+    assert finish(child).splitlines() == ["interrupted", "CancelledError: "] and time.monotonic() - begun < 10
 
 
 # the offline model

@@ -88,9 +88,13 @@ def redact(
     return text
 
 
+def _span(match: re.Match) -> tuple[int, int]:
+    "Where the secret itself stands: the end of what was matched, or all of it."
+    return match.span("value" if "value" in match.groupdict() else 0)
+
+
 def _hide(match: re.Match) -> str:
-    value = match.groupdict().get("value") or match[0]
-    return match[0][: -len(value)] + HIDDEN
+    return match[0][: _span(match)[0] - match.start()] + HIDDEN
 
 
 def credentials(
@@ -98,7 +102,7 @@ def credentials(
 ) -> list[tuple[int, int]]:  # start and end of each, in order, without overlaps
     "Where `redact` would find known key formats and `password=...` pairs."
     lowered, found = text.lower(), list[tuple[int, int]]()
-    spans = [match.span("value" if "value" in match.groupdict() else 0) for hint, pattern in _PATTERNS if hint in lowered for match in pattern.finditer(text)]
+    spans = [_span(match) for hint, pattern in _PATTERNS if hint in lowered for match in pattern.finditer(text)]
     for start, end in sorted(spans):
         if not found or start >= found[-1][1]:
             found.append((start, end))
