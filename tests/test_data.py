@@ -71,7 +71,7 @@ def test_a_gigabyte_is_refused_without_being_read(tmp_path):
 
 
 @pytest.mark.parametrize(("source", "error"), [
-    ("nowhere.txt", NotFound), ("nowhere/*.md", NotFound), ("s3://bucket/key", InputError), ("pydoc:nothing", InputError), (42, InputError),
+    ("nowhere.txt", NotFound), ("nowhere/*.md", NotFound), ("gopher://bucket/key", InputError), ("pydoc:nothing", NotFound), ("pydoc:../x", InputError), (42, InputError),
     ([], InputError), ([3], InputError),
 ])
 def test_a_source_that_is_none(source, error, tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_html_is_read_not_run(tmp_path):
     (tmp_path / "a.html").write_text("<title>T</title><style>p{}</style><script>document.write('x')</script>"
                                      "<p>One<br>two &lt;b&gt;</p><ul><li>three</li></ul>")
     table = data.load(tmp_path / "a.html")
-    assert table.text[0] == "One\ntwo <b>\n\nthree" and table.metadata[0] == {"title": "T"}
+    assert table.text[0] == "One\ntwo <b>\n\n- three" and table.metadata[0] == {"title": "T"}
     (tmp_path / "b.html").write_text("<p>never closed <script> if (a<b) {")
     assert data.load(tmp_path / "b.html").text[0].strip() == "never closed"
 

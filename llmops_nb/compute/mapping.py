@@ -172,6 +172,7 @@ def stream_items(
     on_result: Callable[[Outcome], Any] | None = None,  # called with each outcome, in the caller's thread
     resume: str | os.PathLike | None = None,  # JSON-lines file of finished items; they are not run again
     key: Callable[[Any], str] | None = None,  # an item's name in that file
+    in_order: bool = False,  # as the items came, not as they finish
 ) -> Iterator[Outcome]:
     "Outcomes as they finish. Raises: `InputError` for a bad argument; never an item's own exception."
     if how not in HOW:
@@ -183,21 +184,37 @@ def stream_items(
         raise OpsError("A map was started inside async code of the background loop: it would wait for itself.",
                        next_step="Start it from sync code, or use asyncio.gather there.")
     done: SimpleQueue[Outcome] = SimpleQueue()
-    outcomes = _stream(_engine(fn, how, concurrency, done), items, concurrency, done, _Memory(resume, key))
+    outcomes = _stream(_engine(fn, how, concurrency, done), items, concurrency, done, _Memory(resume, key), _Turns(in_order))
     return _reported(outcomes, items, progress, on_result)
 
 # %% ../../nbs/compute/mapping.ipynb #ed96d46e
-def _stream(engine: "_Threads | _Tasks", items: Iterable[Any], concurrency: int, done: "SimpleQueue[Outcome]",
-            memory: _Memory) -> Iterator[Outcome]:
+class _Turns:
+    "Lets outcomes through as they come, or holds those that are early."
+
+    def __init__(self, in_order: bool) -> None:
+        self.in_order, self.held, self.next = in_order, dict[int, Outcome](), 0
+
+    def __call__(self, outcome: Outcome) -> Iterator[Outcome]:
+        if not self.in_order:
+            yield outcome
+            return
+        self.held[outcome.index] = outcome
+        while self.next in self.held:
+            yield self.held.pop(self.next)
+            self.next += 1
+
+
+def _stream(engine: "_Threads | _Tasks", items: Iterable[Any], concurrency: int, done: "SimpleQueue[Outcome]", memory: _Memory,
+            turns: _Turns) -> Iterator[Outcome]:
     source, under_way, more = enumerate(items), 0, True
     try:
         while more or under_way:
-            while more and under_way < concurrency:
+            while more and under_way < concurrency and len(turns.held) < concurrency:
                 job = next(source, None)
                 if job is None:
                     more = False
                 elif recalled := memory.recall(*job):
-                    yield recalled
+                    yield from turns(recalled)
                 else:
                     engine.start(*job)
                     under_way += 1
@@ -208,7 +225,7 @@ def _stream(engine: "_Threads | _Tasks", items: Iterable[Any], concurrency: int,
             except Empty:
                 continue
             under_way -= 1
-            yield memory.keep(outcome)
+            yield from turns(memory.keep(outcome))
     finally:
         engine.stop()
 

@@ -131,7 +131,8 @@ class RayTask:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self.ray = require("ray", "ray")
         if not self.ray.is_initialized():
-            self.ray.init(include_dashboard=False, log_to_driver=False)
+            here = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}  # what can be imported here can be there
+            self.ray.init(include_dashboard=False, log_to_driver=False, runtime_env=here)
         self.task = self.ray.remote(max_retries=0)(lambda item: fn(item))  # a lambda: Ray wants a function, fn may be any callable
 
     def __call__(self, item: Any) -> Any:
