@@ -118,7 +118,8 @@ def repeated_lines(
         raise InputError("Lines cannot be counted like this.", given=f"share={share}, least={least}, words={words}", allowed="share 0 to 1, least from 2, words from 1")
     counts: Counter[str] = Counter()
     many = forgotten = 0
-    for many, text in enumerate(texts, 1):
+    for text in texts:
+        many += 1
         counts.update({key for line in text.split("\n") if (key := _key(line, words))})
         while len(counts) > _BOUND:
             forgotten += 1
