@@ -25,7 +25,6 @@ MEASURED = 2**22  # characters
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 _BULLETS, _ELLIPSES = ("•", "‣", "◦", "·", "-", "*", "–"), ("...", "…")
 _END, _CLOSING = (".", "!", "?", "…", "。", "！", "？", "؟", "۔", "।", "։", "።", "។", "။"), "\"'”’»›)]}」』*_"
-_LETTER = re.compile(r"[^\W\d_]")
 _SENTENCE = re.compile("[.!?](?=[\"'”’»)\\]]*(?:\\s|$))|[。！？]")
 
 
@@ -47,7 +46,7 @@ def _of_words(split: _Split) -> dict[str, float]:
         "mean_word_length": sum(map(len, words)) / many,
         "hash_ratio": split.text.count("#") / many,
         "ellipsis_ratio": sum(map(split.text.count, _ELLIPSES)) / many,
-        "alphabetic_words": (len(words) - sum(not _LETTER.search(word) for word in doubtful)) / many,
+        "alphabetic_words": (len(words) - sum(not any(map(str.isalpha, word)) for word in doubtful)) / many,
         "stop_words": sum(bool(distinct & {word, word.title(), word.upper()}) for word in STOP_WORDS),
     }
 
@@ -63,7 +62,7 @@ def _of_lines(split: _Split) -> dict[str, float]:
 
 
 def _of_characters(split: _Split) -> dict[str, float]:
-    return {"sentences": len(_SENTENCE.findall(split.text)), "curly_brackets": split.text.count("{"), "lorem_ipsum": len(re.findall("lorem ipsum", split.text, re.IGNORECASE))}
+    return {"sentences": len(_SENTENCE.findall(split.text)), "curly_brackets": split.text.count("{"), "lorem_ipsum": split.text.lower().count("lorem ipsum")}
 
 # %% ../nbs/02_data_quality.ipynb #0961da82
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -75,8 +74,9 @@ def _of_copies(split: _Split) -> dict[str, float]:
     result = {}
     for name, parts in (("line", split.lines), ("paragraph", paragraphs)):
         distinct = set(parts)
-        result[f"copied_{name}s"] = 1 - len(distinct) / max(1, len(parts))
-        result[f"copied_{name}_characters"] = 1 - sum(map(len, distinct)) / max(1, sum(map(len, parts)))
+        many, size = max(1, len(parts)), max(1, sum(map(len, parts)))
+        result[f"copied_{name}s"] = (len(parts) - len(distinct)) / many
+        result[f"copied_{name}_characters"] = (sum(map(len, parts)) - sum(map(len, distinct))) / size
     return result
 
 
@@ -112,12 +112,11 @@ def _repeated(places: "np.ndarray", runs: "np.ndarray") -> "tuple[np.ndarray, np
     places, runs = places[order], runs[order]
     new = np.empty(len(runs), bool)
     new[0], new[1:] = True, runs[1:] != runs[:-1]
-    starts = np.flatnonzero(new)
-    count = np.diff(starts, append=len(runs))
-    firsts = np.minimum.reduceat(places, starts)
+    starts = np.append(new.nonzero()[0], len(runs))
+    count, firsts = starts[1:] - starts[:-1], np.minimum.reduceat(places, starts[:-1])
     many = count > 1
-    counts, keep = np.repeat(count[many], count[many]), np.repeat(many, count)
-    return places[keep], runs[keep], np.repeat(firsts[many], count[many]), counts
+    keep, times = many.repeat(count), count[many]
+    return places[keep], runs[keep], firsts[many].repeat(times), times.repeat(times)
 
 
 def _covered(starts: "np.ndarray", n: int, many: int) -> "np.ndarray":
@@ -127,7 +126,7 @@ def _covered(starts: "np.ndarray", n: int, many: int) -> "np.ndarray":
     steps = np.zeros(many + 1, np.int64)
     steps[starts] += 1
     steps[starts + n] -= 1
-    return np.cumsum(steps[:-1]) > 0
+    return steps[:-1].cumsum() > 0
 
 # %% ../nbs/02_data_quality.ipynb #5776fdbb
 _GROUPS: dict[Callable[[_Split], dict[str, float]], frozenset[str]] = {of: frozenset(of(_Split("", [], []))) for of in (_of_words, _of_lines, _of_characters, _of_copies)}
@@ -180,7 +179,8 @@ class Rule:
             allowed = f"more than {least}" if self.strict else f"{least} or more"
         else:
             allowed = f"less than {most}" if self.strict else f"up to {most}"
-        return f"{self.family}: {self.what} {value:,.4g}, allowed {allowed}"
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        return f"{self.family}: {self.what} {f'{value:.8g}' if shown in (least, most) else shown}, allowed {allowed}"
 
 # %% ../nbs/02_data_quality.ipynb #b2f68b85
 def _gopher() -> list[Rule]:
