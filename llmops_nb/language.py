@@ -56,5 +56,5 @@ def language(
     if code == "zxx":
         return Guess("unknown", probability, "This is no language.")
     if probability < sure:
-        return Guess("unknown", probability, f"It may be {code}, but that is not sure.")
+        return Guess("unknown", probability, f"It may be {code} ({probability:.2f}), but that is not sure.")
     return Guess(code, probability)
