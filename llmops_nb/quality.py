@@ -34,9 +34,9 @@ class _Split:
 
     text: str
     words: list[str]
-    lines: list[str]  # that are not blank
+    lines: list[str]  # not blank, without the spaces around them
 
-
+# %% ../nbs/02_data_quality.ipynb #907be7f0
 def _of_words(split: _Split) -> dict[str, float]:
     words, distinct = split.words, set(split.words)
     many = max(1, len(words))
@@ -50,7 +50,7 @@ def _of_words(split: _Split) -> dict[str, float]:
         "stop_words": sum(bool(distinct & {word, word.title(), word.upper()}) for word in STOP_WORDS),
     }
 
-
+# %% ../nbs/02_data_quality.ipynb #08bb8a0c
 def _of_lines(split: _Split) -> dict[str, float]:
     lines, many = split.lines, max(1, len(split.lines))
     return {
@@ -240,7 +240,7 @@ def _chosen(wanted: tuple[str, ...], language: str | None, limits: tuple[tuple[s
     changed = dict(limits)
     return tuple(replace(rule, least=changed[rule.name][0], most=changed[rule.name][1]) if rule.name in changed else rule for rule in kept)
 
-
+# %% ../nbs/02_data_quality.ipynb #a6711e4a
 def problems(
     text: str,
     rules: Iterable[str] = FAMILIES,  # families, or names of single rules

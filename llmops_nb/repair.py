@@ -126,7 +126,7 @@ def repeated_lines(
             counts = Counter({key: count for key, count in counts.items() if count > forgotten})
     return {key: count for key, count in counts.most_common() if count >= max(least, share * many)}
 
-
+# %% ../nbs/02_data_repair.ipynb #518d40e7
 def without_lines(
     text: str,
     lines: dict[str, int],  # what `repeated_lines` found
