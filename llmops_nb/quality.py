@@ -79,7 +79,7 @@ def _of_copies(split: _Split) -> dict[str, float]:
         result[f"copied_{name}_characters"] = (sum(map(len, parts)) - sum(map(len, distinct))) / size
     return result
 
-
+# %% ../nbs/02_data_quality.ipynb #0e922040
 def _of_runs(split: _Split) -> dict[str, float]:
     import numpy as np
 
@@ -172,15 +172,18 @@ class Rule:
 
     def problem(self, value: float) -> str:
         "What is wrong, with figures."
-        least, most = (None if limit is None else f"{limit:,g}" for limit in (self.least, self.most))
-        if least and most:
-            allowed = f"{least} to {most}"
-        elif least:
-            allowed = f"more than {least}" if self.strict else f"{least} or more"
-        else:
-            allowed = f"less than {most}" if self.strict else f"up to {most}"
         shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-        return f"{self.family}: {self.what} {f'{value:.8g}' if shown in (least, most) else shown}, allowed {allowed}"
+        exact = f"{value:.8g}" if value not in (self.least, self.most) and shown in map(str, (self.least, self.most)) else shown
+        return f"{self.family}: {self.what} {exact}, allowed {_allowed(self)}"
+
+
+def _allowed(rule: Rule) -> str:
+    least, most = (None if limit is None else f"{limit:,g}" for limit in (rule.least, rule.most))
+    if least and most:
+        return f"{least} to {most}"
+    if least:
+        return f"more than {least}" if rule.strict else f"{least} or more"
+    return f"less than {most}" if rule.strict else f"up to {most}"
 
 # %% ../nbs/02_data_quality.ipynb #b2f68b85
 def _gopher() -> list[Rule]:
@@ -203,7 +206,7 @@ def _gopher() -> list[Rule]:
         *(repetition(f"characters in copied {n}-grams", f"copied_{n}_grams", most=most) for n, most in zip(_AGAIN, (0.15, 0.14, 0.13, 0.12, 0.11, 0.1), strict=True)),
     ]
 
-
+# %% ../nbs/02_data_quality.ipynb #f6752161
 RULES: tuple[Rule, ...] = (
     *_gopher(),
     Rule("C4", "sentences", "sentences", 3, None, "section 2.2"),
