@@ -176,7 +176,7 @@ class Rule:
         exact = f"{value:.8g}" if value not in (self.least, self.most) and shown in map(str, (self.least, self.most)) else shown
         return f"{self.family}: {self.what} {exact}, allowed {_allowed(self)}"
 
-
+# %% ../nbs/02_data_quality.ipynb #a4dde91a
 def _allowed(rule: Rule) -> str:
     least, most = (None if limit is None else f"{limit:,g}" for limit in (rule.least, rule.most))
     if least and most:
