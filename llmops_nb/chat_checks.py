@@ -39,16 +39,16 @@ PARTS = ("all", "prompt", "answer")
 _SYSTEM = ("system", "developer")
 
 
-def _cut(messages: Sequence[Mapping[str, Any]], part: str) -> Sequence[Mapping[str, Any]]:
+def _cut(messages: Sequence[dict[str, Any]], part: str) -> Sequence[dict[str, Any]]:
     "The turns of a part: the answer is the last turn of the assistant and what follows it."
     last = max((place for place, turn in enumerate(messages) if turn.get("role") == "assistant"), default=len(messages))
     return messages if part == "all" else messages[:last] if part == "prompt" else messages[last:]
 
 
-def _said(messages: Sequence[Mapping[str, Any]], part: str = "all") -> str:
+def _said(messages: Sequence[dict[str, Any]], part: str = "all") -> str:
     "The words of a part, without the system line."
     turns = [turn for turn in _cut(messages, part) if turn.get("role") not in _SYSTEM]
-    return "\n".join(filter(None, (text for turn in turns for text in (text_of(dict(turn)), *_called(turn)))))
+    return "\n".join(filter(None, (text for turn in turns for text in (text_of(turn), *_called(turn)))))
 
 
 def _called(turn: Mapping[str, Any]) -> list[str]:
@@ -79,13 +79,27 @@ def _named(rows: Any) -> list[tuple[str, dict[str, Any]]]:
     return list(zip(ids, given, strict=True))
 
 
-def _turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    "The turns, whatever is wrong with them."
-    try:
-        return as_messages(row)  # type: ignore[return-value]
-    except InputError:
-        said = row.get("messages")
-        return [turn for turn in said if isinstance(turn, Mapping)] if isinstance(said, (list, tuple)) else []
+def _with_ids(rows: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [row | {"id": id} for id, row in rows]
+
+
+def _turns(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    "The turns with what can be read of them, whatever is wrong with the row."
+    said = row.get("messages") if "messages" in row else None
+    if said is None:
+        try:
+            said = as_messages(row)
+        except InputError:
+            return []
+    return [_readable(turn) for turn in said if isinstance(turn, Mapping)] if isinstance(said, (list, tuple)) else []
+
+
+def _readable(turn: Mapping[str, Any]) -> dict[str, Any]:
+    "The turn without content and calls that have no known form."
+    content, calls = turn.get("content"), turn.get("tool_calls")
+    parts = [part for part in content if isinstance(part, Mapping) and isinstance(part.get("text", ""), str)] if isinstance(content, (list, tuple)) else content
+    known = [call for call in calls if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)] if isinstance(calls, (list, tuple)) else None
+    return dict(turn) | {"content": parts if isinstance(parts, (str, list)) else None, "tool_calls": known}
 
 # %% ../nbs/02_data_chat_checks.ipynb #827fc074
 ERRORS = ("no conversation", "unknown role", "no answer", "empty", "tool call", "nothing to learn", "in the tests", "near the tests")
@@ -97,20 +111,27 @@ Finding = tuple[str, str]  # problem, and what exactly
 def _shape(row: Mapping[str, Any]) -> Iterator[Finding]:
     "Roles, order and emptiness."
     said: Any = row.get("messages") if "messages" in row else _turns(row)
-    turns = [turn for turn in said if isinstance(turn, Mapping)] if isinstance(said, (list, tuple)) else []
+    turns = _turns(row)
     if not turns or len(turns) < len(said):
         yield "no conversation", "messages is no list of messages" if "messages" in row else f"It has {', '.join(map(str, row))}."
         return
+    for place, (turn, whole) in enumerate(zip(turns, said, strict=True)):
+        if any(whole.get(name) and turn[name] != _plainly(whole[name]) for name in ("content", "tool_calls")):
+            yield "no conversation", f"message {place} has content or calls of no known form"
     roles = [turn.get("role") for turn in turns]
     yield from (("unknown role", f"message {place} is said by {role!r}") for place, role in enumerate(roles) if role not in ROLES)
     if roles[-1] != "assistant":
         yield "no answer", f"the last message is said by {roles[-1]!r}"
     yield from (("order", said) for said in _order(roles))
     for place, turn in enumerate(turns):
-        if not text_of(dict(turn)).strip() and not turn.get("tool_calls") and not _has_parts(turn):
+        if not text_of(turn).strip() and not turn.get("tool_calls") and not _has_parts(turn):
             yield "empty", f"message {place}, said by {turn.get('role')!r}, is empty"
 
 
+def _plainly(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+# %% ../nbs/02_data_chat_checks.ipynb #aeb07281
 def _has_parts(turn: Mapping[str, Any]) -> bool:
     content = turn.get("content")
     return isinstance(content, list) and any("text" not in part for part in content)
@@ -161,7 +182,7 @@ def _wrong(name: str, arguments: Any, known: set[str] | None) -> Iterator[str]:
 def _content(row: Mapping[str, Any], control: re.Pattern, personal: list[str]) -> Iterator[Finding]:
     "What the words hold that no model should learn."
     for place, turn in enumerate(_turns(row)):
-        text = "\n".join([text_of(dict(turn)), *_called(turn)])
+        text = "\n".join([text_of(turn), *_called(turn)])
         if found := sorted(set(control.findall(text))):
             yield "control token", f"{', '.join(found[:5])} in message {place}"
         if counted := Counter(one.kind for one in find(text, personal)) if personal else None:
@@ -195,10 +216,10 @@ def _copies(docs: "pd.DataFrame", near: float) -> Iterator[tuple[str, Finding]]:
 
 
 def prompt_key(
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[dict[str, Any]],
 ) -> str:
     "What is asked, system line included, in one form: the same for conversations that ask the same."
-    return json.dumps([[turn.get("role"), plain(text_of(dict(turn))), *_called(turn)] for turn in _cut(messages, "prompt")], ensure_ascii=False)
+    return json.dumps([[turn.get("role"), plain(text_of(turn)), *_called(turn)] for turn in _cut(messages, "prompt")], ensure_ascii=False)
 
 
 def _conflicts(rows: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, Finding]]:
@@ -246,12 +267,12 @@ def _leaks(rows: list[tuple[str, dict[str, Any]]], tests: list[tuple[str, dict[s
             yield id, ("in the tests", f"asks what test {other} asks")
         elif group in near_tests:
             yield id, ("near the tests", f"asks nearly what test {near_tests[group]} asks")
-    found = contamination(chat_texts([row | {"id": id} for id, row in rows]), chat_texts([row | {"id": id} for id, row in tests]))
+    found = contamination(chat_texts(_with_ids(rows)), chat_texts(_with_ids(tests)))
     for one in found.drop_duplicates("id").itertuples():
         yield str(one.id), ("passage of the tests", f"{one.share:.0%} of test {one.test}: {one.passage}")
 
 
-def _without_system(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _without_system(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [turn for turn in _turns(row) if turn.get("role") not in _SYSTEM]
 
 # %% ../nbs/02_data_chat_checks.ipynb #a1fc82fb
@@ -313,7 +334,7 @@ def check_chats(
 
     given, kinds, control = _named(rows), kinds_of(personal), _control(tokenizer)
     found = [(id, *finding) for id, row in given for finding in _in_row(row, control, kinds, tokenizer, max_tokens)]
-    found += [(id, *finding) for id, finding in _copies(chat_texts(rows if hasattr(rows, "columns") else [row for _, row in given]), near)]
+    found += [(id, *finding) for id, finding in _copies(chat_texts(_with_ids(given)), near)]
     found += [(id, *finding) for id, finding in _conflicts(given)]
     if tests is not None:
         others = _named(read_examples(tests) if isinstance(tests, str) else tests)
@@ -438,7 +459,7 @@ def _linked(keys: list[tuple[str, Any]]) -> list[int]:
 
     def root(key: tuple[str, str]) -> tuple[str, str]:
         while parent.setdefault(key, key) != key:
-            key = parent[key]
+            parent[key] = key = parent[parent[key]]
         return key
 
     for asked, value in keys:
@@ -455,7 +476,7 @@ def chat_stats(
     "How many conversations and how long. Raises: `InputError`."
     import pandas as pd
 
-    measured = [(row.get(by) if by else "all", turn.get("role"), id, _size(text_of(dict(turn)), tokenizer)) for id, row in _named(rows) for turn in _turns(row)]
+    measured = [(row.get(by) if by else "all", turn.get("role"), id, _size(text_of(turn), tokenizer)) for id, row in _named(rows) for turn in _turns(row)]
     frame = pd.DataFrame(measured, columns=["group", "role", "id", "size"])
     whole = frame.groupby(["group", "id"], as_index=False)["size"].sum().assign(role="all")
     found = []
