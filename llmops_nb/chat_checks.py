@@ -93,7 +93,7 @@ def _turns(row: Mapping[str, Any]) -> list[dict[str, Any]]:
             return []
     return [_readable(turn) for turn in said if isinstance(turn, Mapping)] if isinstance(said, (list, tuple)) else []
 
-
+# %% ../nbs/02_data_chat_checks.ipynb #001ea811
 def _readable(turn: Mapping[str, Any]) -> dict[str, Any]:
     "The turn without content and calls that have no known form."
     content, calls = turn.get("content"), turn.get("tool_calls")
@@ -404,7 +404,15 @@ def side_of(
     seed: int = 0,
 ) -> str:
     "The side this group is on, by its key alone."
-    place = int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+    return _side(_place(key, seed), shares)
+
+
+def _place(key: str, seed: int) -> float:
+    "A number from 0 to 1 that looks drawn by lot, and is always the same."
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
+def _side(place: float, shares: Mapping[str, float]) -> str:
     for name, share in shares.items():
         place -= share
         if place < 0:
@@ -412,18 +420,29 @@ def side_of(
     return list(shares)[-1]
 
 # %% ../nbs/02_data_chat_checks.ipynb #c7707968
+def _exactly(keys: list[str], shares: Mapping[str, float], seed: int) -> list[str]:
+    "Sides by each key's rank among the others, so that the shares are met."
+    sizes, start, sides = Counter(keys), 0, dict[str, str]()
+    for key in sorted(sizes, key=lambda key: _place(key, seed)):
+        sides[key] = _side((start + sizes[key] / 2) / len(keys), shares)
+        start += sizes[key]
+    return [sides[key] for key in keys]
+
+
 def split_chats(
     rows: "pd.DataFrame",  # with messages, or what `as_messages` takes
     shares: Mapping[str, float] = SHARES,  # name of a side: its share; together 1
     group: "str | Callable[[dict[str, Any]], Any] | None" = None,  # "near", a column, or a function of a row; None: the prompt
     seed: int = 0,  # another seed, another split
     near: float = NEAR,  # similarity of prompts that belong together
+    exact: bool = False,  # meet the shares; rows that are added later may then move others
 ) -> "pd.DataFrame":  # the same rows with a column `split`
     "Part conversations so that no group is on two sides. Raises: `InputError`."
     if not shares or any(not 0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         raise InputError("Shares are parts of one.", given=dict(shares), allowed="each 0 to 1, together 1, such as " + repr(SHARES))
     named = _named(rows)
-    sides = [side_of(key, shares, seed) for key in _keys(named, group, near)]
+    keys = _keys(named, group, near)
+    sides = _exactly(keys, shares, seed) if exact else [side_of(key, shares, seed) for key in keys]
     notes = [Note(name, "split", "changed", f"{sides.count(name):,} of {len(sides):,} rows, {sides.count(name) / max(1, len(sides)):.1%}; {share:.1%} was wanted")
              for name, share in shares.items()]
     return chat_frame([row | {"split": side} for (_, row), side in zip(named, sides, strict=True)], notes, rows if hasattr(rows, "attrs") else None)

@@ -502,6 +502,9 @@ def test_adding_rows_moves_no_other_and_shares_are_about_met() -> None:
     shares = all_of_them["split"].value_counts(normalize=True)
     assert abs(shares["train"] - 0.8) < 0.02 and abs(shares["test"] - 0.1) < 0.015
     assert 0.55 < (chat_checks.split_chats(rows, seed=1)["split"] == all_of_them["split"]).mean() < 0.75  # 0.8² + 2 · 0.1² by chance
+    for n in (1, 7, 100, 4000):
+        met = chat_checks.split_chats(rows.head(n), exact=True)["split"].value_counts()
+        assert all(abs(met.get(name, 0) - share * n) <= 1 for name, share in chat_checks.SHARES.items())
     for wrong in ({}, {"a": 0.5}, {"a": 1.5, "b": -0.5}):
         with pytest.raises(InputError, match="parts of one"):
             chat_checks.split_chats(rows, wrong)
