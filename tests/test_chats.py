@@ -698,3 +698,89 @@ def test_a_conversation_with_tools_goes_through_every_format_that_has_them(tmp_p
     chats.write_chats([row], tmp_path / "there.jsonl", name)
     chats.write_chats(chats.read_chats(tmp_path / "there.jsonl"), tmp_path / "back.jsonl", "openai")
     assert bare(json.loads((tmp_path / "back.jsonl").read_text())) == bare(row)
+
+
+# --- what the libraries of these formats make of our files
+
+
+def test_the_openai_library_knows_the_messages_that_come_from_other_formats() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    chat = pytest.importorskip("openai.types.chat")
+    message, declared = (pydantic.TypeAdapter(kind) for kind in (chat.ChatCompletionMessageParam, chat.ChatCompletionToolParam))
+    rows = [
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+                {"from": "observation", "value": "1"},
+                {"from": "gpt", "value": "b"},
+            ],
+            "tools": '[{"name": "f"}]',
+        },
+        {
+            "contents": [
+                {"role": "user", "parts": [{"text": "a"}, {"text": "b"}]},
+                {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}}]},
+                {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"output": "1"}}}]},
+                {"role": "model", "parts": [{"text": "b"}]},
+            ],
+            "tools": [{"functionDeclarations": [{"name": "f"}]}],
+        },
+    ]
+    for row in rows:
+        table = chats.read_chats([row])
+        assert [message.validate_python(turn, strict=True)["role"] for turn in table.messages[0]] == [
+            "user",
+            "assistant",
+            "tool",
+            "assistant",
+        ]
+        assert declared.validate_python(table.tools[0][0])["function"]["name"] == "f"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A small one with a template that marks what the assistant says."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words.train_from_iterator(
+        ["How do I cancel?"], trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
+        "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|end|>", chat_template=template)
+
+
+def test_trl_learns_what_the_preview_shows(tokenizer, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+    table = chats.read_chats(Path(__file__).parent.parent / "nbs" / "support_chats.jsonl")
+    single = table[[len(messages) == 3 and messages[-1]["content"] != "" for messages in table.messages]].head(20)
+    chats.write_chats(single, tmp_path / "a.jsonl", "trl", lossy=True)
+    shown = chat_checks.preview(tokenizer, single.to_dict("records"), 20, max_tokens=4096).tokens
+    for place, line in enumerate((tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()):
+        rendered = trl.apply_chat_template(json.loads(line), tokenizer)
+        row = shown[shown["row"] == place]
+        assert tokenizer.decode(row["id"].tolist()) == rendered["prompt"] + rendered["completion"]
+        assert tokenizer.decode(row[row["label"] != -100]["id"].tolist()) == rendered["completion"]
+
+
+def test_an_answer_of_weight_0_is_read_and_not_learned(tokenizer) -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "wrong", "weight": 0},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "right", "weight": 1},
+    ]
+    shown = chat_checks.preview(tokenizer, [{"messages": messages}]).tokens
+    assert tokenizer.decode(shown[shown["label"] != -100]["id"].tolist()) == "right<|end|>"
+    refused = chat_checks.preview(tokenizer, [{"messages": messages[:2]}])
+    assert len(refused.problems) == 1 and "weight 0" in refused.problems[0]
+    report = chat_checks.check_chats([{"messages": messages[:2]}], tokenizer)
+    assert set(report.problems.problem) == {"nothing to learn"} and report.errors == ["0"]
