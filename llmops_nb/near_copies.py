@@ -280,6 +280,14 @@ def words_only(
     return plain(re.sub(r"[^\w\s]|_", " ", text))
 
 
+def _by_text(of: "np.ndarray", runs: "np.ndarray") -> "tuple[np.ndarray, list[np.ndarray]]":
+    "The texts, and the runs of each."
+    import numpy as np
+
+    places, first = np.unique(of, return_index=True)
+    return places, np.split(runs, first[1:]) if len(places) else []
+
+
 def shared_runs(
     texts: Sequence[str],
     tests: Sequence[str],
@@ -289,14 +297,15 @@ def shared_runs(
     import numpy as np
 
     hashes, owner = shingles(tests, words, words_only)
-    known = np.unique(hashes)
+    known, which = np.unique(hashes, return_inverse=True)
+    where = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])  # each run's places in the tests
     sizes, start = np.bincount(owner, minlength=len(tests)), 0
     for batch in _grouped(texts, len):
         runs, of = shingles(batch, words, words_only)
         hit = np.isin(runs, known)
-        for place in np.unique(of[hit]):
-            mine = np.unique(runs[hit & (of == place)])
-            for test, count in zip(*np.unique(owner[np.isin(hashes, mine)], return_counts=True), strict=True):
-                run = np.flatnonzero((owner == test) & np.isin(hashes, mine))[0] - np.searchsorted(owner, test)
+        for place, mine in zip(*_by_text(of[hit], runs[hit]), strict=True):
+            held = np.sort(np.concatenate([where[run] for run in np.searchsorted(known, np.unique(mine))]))
+            for test, first, count in zip(*np.unique(owner[held], return_index=True, return_counts=True), strict=True):
+                run = held[first] - np.searchsorted(owner, test)
                 yield Shared(start + int(place), int(test), float(count / sizes[test]), " ".join(words_only(tests[test]).split()[run : run + words]))
         start += len(batch)

@@ -80,11 +80,16 @@ def encode(
     max_tokens: int | None = None,  # what does not fit is cut from the end
 ) -> Encoded:
     "Tokens, with labels on what the assistant says and the end of its turn. Raises: `InputError` for a template that cannot say where that is."
-    trusted = _marks(tokenizer) and not _imitates(messages, tokenizer)
+    trusted = _marks(tokenizer) and not _imitates(messages, tokenizer) and all(map(_learned, messages))
     ids, mask = _marked(messages, tokenizer) if trusted else _compared(messages, tokenizer)
     labels = [token if learned else IGNORED for token, learned in zip(ids, mask, strict=True)]
     cut = max(0, len(ids) - max_tokens) if max_tokens else 0
     return Encoded(ids[:max_tokens], labels[:max_tokens], cut)
+
+
+def _learned(turn: dict[str, Any]) -> bool:
+    "False for an answer that the row gives the weight 0."
+    return turn.get("weight") != 0
 
 
 def _marks(tokenizer: Any) -> bool:
@@ -121,7 +126,7 @@ def _compared(messages: list[dict[str, Any]], tokenizer: Any) -> tuple[list[int]
     ids = _safe(messages, tokenizer)
     mask = [0] * len(ids)
     for place, turn in enumerate(messages):
-        if turn["role"] == "assistant":
+        if turn["role"] == "assistant" and _learned(turn):
             start = _shared(ids, _safe(messages[:place], tokenizer, add_generation_prompt=True)) if place else 0
             end = _shared(ids, _safe(messages[: place + 1], tokenizer))
             end = _ended(ids, start, end, tokenizer)
@@ -164,6 +169,8 @@ def problem(
         return None
     if not any(turn["role"] == "assistant" for turn in messages):
         return "no assistant turn"
+    if not any(turn["role"] == "assistant" and _learned(turn) for turn in messages):
+        return "every answer has the weight 0"
     return "cut before the answer" if encoded.cut else "the chat template marks no answer"
 
 
