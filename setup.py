@@ -13,7 +13,7 @@ config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
 extras = {name: lines(value) for name, value in config["extras"].items() if name not in config.defaults()}
-extras["all"] = sorted({requirement for name, value in extras.items() if name not in ("dev", "ray") for requirement in value})
+extras["all"] = sorted({requirement for name, value in extras.items() if name not in ("dev", "docling", "ray") for requirement in value})
 
 setup(
     version=settings["version"],

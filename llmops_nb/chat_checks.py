@@ -24,7 +24,8 @@ from .chats import chat_frame, records
 from .compute.chat_tokens import ROLES, Encoded, as_messages, encode, problem, table
 from .compute.local_models import load_tokenizer
 from .compute.replies import text_of
-from .data import Note, contamination, dedup
+from .data import contamination, dedup
+from .documents import Note
 from .errors import InputError
 from .near_copies import pairs, plain, words_only
 from .personal import find, kinds_of, label, pseudonyms, replaced

@@ -18,7 +18,7 @@ from .chats import Row, chat_frame, records
 from .compute.mapping import Outcome, map_items
 from .compute.models import Model, ask
 from .compute.templates import fill, variables
-from .data import Note
+from .documents import Note
 from .errors import InputError, OpsError, shorten
 from .observability import traces
 from .observability.scores import support

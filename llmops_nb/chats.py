@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compute.replies import text_of
-from .data import Lineage, Note, decode
+from .documents import Lineage, Note
 from .errors import InputError, NotFound
+from .readers import decode
 from .storage.versions import disk_errors
 
 # %% ../nbs/02_data_chats.ipynb #b1710903

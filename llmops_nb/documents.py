@@ -35,7 +35,7 @@ class Note:
     "What one step did to one document, and why: the row of a lineage."
 
     id: str  # the document
-    step: str  # load, clean, dedup or chunk
+    step: str  # load, clean, filter, redact, dedup or chunk
     action: str  # dropped or changed
     reason: str
 

@@ -71,7 +71,8 @@ def test_a_gigabyte_is_refused_without_being_read(tmp_path):
 
 
 @pytest.mark.parametrize(("source", "error"), [
-    ("nowhere.txt", NotFound), ("nowhere/*.md", NotFound), ("gopher://bucket/key", InputError), ("pydoc:nothing", NotFound), ("pydoc:../x", InputError), (42, InputError),
+    ("nowhere.txt", NotFound), ("nowhere/*.md", NotFound), ("gopher://bucket/key", InputError), ("pydoc:nothing", NotFound),
+    ("pydoc:../x", InputError), (42, InputError),
     ([], InputError), ([3], InputError),
 ])
 def test_a_source_that_is_none(source, error, tmp_path, monkeypatch):
