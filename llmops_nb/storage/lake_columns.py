@@ -7,20 +7,20 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_columns.html.md"""
 # %% auto #0
 __all__ = ['MARK', 'arrow', 'json_text', 'to_arrow', 'marked', 'nullable', 'to_frame', 'mark_of']
 
-# %% ../../nbs/storage/lake_columns.ipynb #0ab1758d
+# %% ../../nbs/storage/lake_columns.ipynb #702ee5ac
 import json
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_columns.ipynb #3749a633
+# %% ../../nbs/storage/lake_columns.ipynb #1f2bdd5d
 from ..errors import InputError, require, shorten
 from .files import encodable
 
-# %% ../../nbs/storage/lake_columns.ipynb #f0240c8f
+# %% ../../nbs/storage/lake_columns.ipynb #da323e74
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_columns.ipynb #8241d6c0
+# %% ../../nbs/storage/lake_columns.ipynb #a68dc355
 MARK = b"llmops_nb"  # in a field's metadata: what the column was in pandas
 
 
@@ -55,7 +55,7 @@ def json_text(
     _checked_keys(value)
     return encodable(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain_number))
 
-# %% ../../nbs/storage/lake_columns.ipynb #064f8f93
+# %% ../../nbs/storage/lake_columns.ipynb #6780e529
 def to_arrow(
     frame: "pd.DataFrame",
 ) -> "pa.Table":
@@ -110,7 +110,7 @@ def _canonical(type: "pa.DataType") -> "pa.DataType":
         raise TypeError(f"{type.extension_name} has no column type that other tools know")
     return pa.float32() if of.is_float16(type) else type
 
-# %% ../../nbs/storage/lake_columns.ipynb #6965b352
+# %% ../../nbs/storage/lake_columns.ipynb #81634e9b
 def _typed(series: "pd.Series") -> "tuple[pa.Array, dict]":
     import pandas as pd
 
@@ -146,7 +146,7 @@ def nullable(type: "pa.DataType") -> str:
     "pandas' name of an integer that may be missing: Int64, UInt8."
     return str(type).replace("uint", "UInt").replace("int", "Int")
 
-# %% ../../nbs/storage/lake_columns.ipynb #ad823e37
+# %% ../../nbs/storage/lake_columns.ipynb #3f68c89e
 def to_frame(
     table: "pa.Table",
 ) -> "pd.DataFrame":
@@ -173,6 +173,7 @@ def _series(field: "pa.Field", column: "pa.ChunkedArray") -> "pd.Series":
     if "categories" in mark:
         return pd.Series(pd.Categorical(column.to_pylist(), categories=mark["categories"], ordered=mark["ordered"]))
     dtype = mark.get("dtype") or (nullable(column.type) if pa.types.is_integer(column.type) and column.null_count else "")
-    if dtype == "float16":
-        return column.to_pandas().astype(dtype)
-    return pd.Series(pd.api.types.pandas_dtype(dtype).__from_arrow__(column)) if dtype else column.to_pandas()
+    if not dtype:
+        return column.to_pandas()
+    kind = pd.api.types.pandas_dtype(dtype)
+    return pd.Series(kind.__from_arrow__(column)) if hasattr(kind, "__from_arrow__") else column.to_pandas().astype(kind)
