@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_databases.html.md"""
 # %% auto #0
 __all__ = ['Database', 'Postgres', 'Warehouse']
 
-# %% ../../nbs/storage/lake_databases.ipynb #8c376341
+# %% ../../nbs/storage/lake_databases.ipynb #167405e5
 import io
 import secrets
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_databases.ipynb #36cf3137
+# %% ../../nbs/storage/lake_databases.ipynb #7ce66615
 from ..errors import InputError, MissingExtra, NotFound, require, shorten
 from .lake_columns import arrow, mark_of, marked
 from .lake_drafts import Draft, groups
 from .lake_files import Reader, Table, described
 from .lake_remote import hidden, local_draft, reaching
 
-# %% ../../nbs/storage/lake_databases.ipynb #c951b00e
+# %% ../../nbs/storage/lake_databases.ipynb #d06e180f
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_databases.ipynb #560a066c
+# %% ../../nbs/storage/lake_databases.ipynb #32a2c0ca
 class Database:
     "A table in a database, or the database itself when no table is named."
 
@@ -46,6 +46,15 @@ class Database:
             raise InputError("The address names no table.", given=self.name, allowed="...#table or ...#schema.table, each up to 63 bytes")
         return found
 
+    def _connected(self) -> Any:
+        raise NotImplementedError
+
+    def ready(self) -> None:
+        "Raises: `StorageError` now, not after an hour of work, when nothing can be written."
+        self.parts()
+        with self._connected():
+            pass
+
     def current(self) -> str:
         "Databases have no versions."
         return ""
@@ -61,7 +70,7 @@ class Database:
         "Refused: what others use is not ours to drop. Raises: `InputError`."
         raise InputError("Tables in a database are dropped there.", given=self.name)
 
-# %% ../../nbs/storage/lake_databases.ipynb #ea4b79b9
+# %% ../../nbs/storage/lake_databases.ipynb #e35662ed
 def _column_type(field: "pa.Field") -> str:
     "PostgreSQL's type for a column. Raises: `InputError`."
     of, kind = arrow().types, field.type
@@ -114,7 +123,7 @@ def _microseconds(field: "pa.Field", column: Any) -> Any:
     except pa.ArrowException:
         raise InputError(f"PostgreSQL keeps times to the microsecond; {shorten(field.name, 80)!r} has finer ones.", next_step='Round it first: docs["when"].dt.floor("us").') from None
 
-# %% ../../nbs/storage/lake_databases.ipynb #e88398ed
+# %% ../../nbs/storage/lake_databases.ipynb #e90d442b
 _KINDS = {"int2": "int16", "int4": "int32", "int8": "int64", "float4": "float32", "float8": "float64", "bool": "bool_", "bytea": "large_binary", "date": "date32"}
 
 
@@ -134,7 +143,7 @@ def _rows(description: list, rows: list[tuple]) -> "pa.Table":
         fields.append(marked(column.name, columns[-1].type, {"json": True} if name in ("json", "jsonb") else {}))
     return pa.table(columns, schema=pa.schema(fields))
 
-# %% ../../nbs/storage/lake_databases.ipynb #1f694612
+# %% ../../nbs/storage/lake_databases.ipynb #5e213644
 class Postgres(Database):
     "A table in PostgreSQL."
 
@@ -195,6 +204,8 @@ class Postgres(Database):
                 cursor.execute(query)
             except psycopg.errors.UndefinedTable:
                 raise NotFound("There is no such table.", given=self.name) from None
+            except psycopg.errors.UndefinedColumn as error:
+                raise InputError(f"The table has no such column: {error.diag.message_primary}.", given=self.name) from None
             while True:
                 found = cursor.fetchmany(rows)
                 yield _rows(cursor.description, found)
@@ -222,7 +233,7 @@ def _chained(first: "pa.Table", rest: "Iterator[pa.Table]") -> "Iterator[pa.Tabl
     yield first
     yield from rest
 
-# %% ../../nbs/storage/lake_databases.ipynb #17120c68
+# %% ../../nbs/storage/lake_databases.ipynb #b85c57df
 class Warehouse(Database):
     "A table in a database that ibis knows."
 
@@ -298,7 +309,7 @@ class Warehouse(Database):
             found = connection.sql(statement)
             return found.to_pyarrow().cast(_marked(found.schema()))
 
-# %% ../../nbs/storage/lake_databases.ipynb #b08fd6fc
+# %% ../../nbs/storage/lake_databases.ipynb #7e6537c0
 def _IbisError() -> type[Exception]:
     return require("ibis.common.exceptions", "warehouse").IbisError
 

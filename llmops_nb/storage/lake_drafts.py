@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_drafts.html.md"""
 # %% auto #0
 __all__ = ['GROUP', 'Fingerprint', 'widened', 'fitted', 'Draft', 'grouped', 'groups', 'schema_of', 'Notes', 'merged']
 
-# %% ../../nbs/storage/lake_drafts.ipynb #074d995e
+# %% ../../nbs/storage/lake_drafts.ipynb #a34d5905
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -15,16 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_drafts.ipynb #e000fb2f
+# %% ../../nbs/storage/lake_drafts.ipynb #fd7a3bc8
 from ..errors import InputError, require, shorten
 from .lake_columns import arrow, json_text, mark_of, marked, nullable, to_arrow
 
-# %% ../../nbs/storage/lake_drafts.ipynb #2a9da372
+# %% ../../nbs/storage/lake_drafts.ipynb #99f8950c
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_drafts.ipynb #c190c5c7
+# %% ../../nbs/storage/lake_drafts.ipynb #1c87d63c
 class Fingerprint:
     "A hash of rows, names, types and notes that does not depend on how they were cut."
 
@@ -97,7 +97,7 @@ def _bytes(values: "pa.Array") -> Any:
     values = compute.fill_null(values, 0) if values.null_count else values
     return memoryview(values.to_numpy(zero_copy_only=False)).cast("B")
 
-# %% ../../nbs/storage/lake_drafts.ipynb #a8cbcd57
+# %% ../../nbs/storage/lake_drafts.ipynb #db9f5b2d
 def widened(
     one: "pa.Schema",
     two: "pa.Schema",
@@ -140,7 +140,7 @@ def fitted(
         raise InputError("Frames have types that no single type holds exactly.", given=shorten(str(error), 200),
                          next_step="Give the column one type in every frame: frame[column].astype(...).") from None
 
-# %% ../../nbs/storage/lake_drafts.ipynb #f65ba5dc
+# %% ../../nbs/storage/lake_drafts.ipynb #c2acba2f
 GROUP = 16 * 2**20  # bytes of a row group in memory
 
 
@@ -243,7 +243,7 @@ class Draft:
         "Rows so far."
         return self._prints.rows
 
-# %% ../../nbs/storage/lake_drafts.ipynb #ac17db29
+# %% ../../nbs/storage/lake_drafts.ipynb #772fb79f
 def grouped(
     table: "pa.Table",
     rows: int = 0,  # in each piece; 0: as many as GROUP bytes hold
@@ -286,12 +286,12 @@ class Notes(tuple):
 
 
 def merged(
-    lines: Iterable[str],  # of attrs.jsonl
+    lines: Iterable[dict],  # of attrs.jsonl
 ) -> dict[str, Any]:
     "The attrs they stand for."
     values: dict[str, Any] = {}
     notes: dict[str, list] = {}
-    for line in map(json.loads, lines):
+    for line in lines:
         if "notes" in line:
             notes.setdefault(line["key"], []).extend(line["notes"])
         else:

@@ -7,7 +7,8 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_files.html.md"""
 # %% auto #0
 __all__ = ['Table', 'Reader', 'described', 'Files', 'bounded', 'Folder', 'facts']
 
-# %% ../../nbs/storage/lake_files.ipynb #ca70bd7d
+# %% ../../nbs/storage/lake_files.ipynb #20003920
+import io
 import json
 import os
 import re
@@ -20,18 +21,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_files.ipynb #eae9216b
+# %% ../../nbs/storage/lake_files.ipynb #e9cb307c
 from ..errors import InputError, NotFound, StorageError, require
 from .files import locked, write_text
-from .lake_columns import arrow
+from .lake_columns import arrow, mark_of
 from .lake_drafts import Draft, groups, schema_of
 from .versions import disk_errors, sync
 
-# %% ../../nbs/storage/lake_files.ipynb #2a0c5406
+# %% ../../nbs/storage/lake_files.ipynb #aff36a97
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_files.ipynb #43f810ea
+# %% ../../nbs/storage/lake_files.ipynb #0381dc39
 @dataclass(frozen=True)
 class Table:
     "One version of a table."
@@ -75,10 +76,10 @@ def described(
 ) -> Table:
     "The table a draft becomes."
     assert draft.schema is not None
-    columns = {one.name: str(one.type) for one in draft.schema}
+    columns = {one.name: "json" if mark_of(one).get("json") else str(one.type) for one in draft.schema}
     return Table(name, version, draft.rows, (draft.folder / "rows.parquet").stat().st_size, columns, datetime.now(UTC))
 
-# %% ../../nbs/storage/lake_files.ipynb #20b107c9
+# %% ../../nbs/storage/lake_files.ipynb #c9340d22
 class Files:
     "A table in a folder of some file system: versions, and a pointer to the current one."
 
@@ -153,9 +154,17 @@ class Files:
         else:
             raise StorageError("The rows of this version are gone.", given=self.name, next_step="Write the table again.")
         with self._failing():
-            schema = schema_of(file)
-            notes = self._text(f"{folder.rpartition('/')[2]}/attrs.jsonl") or ""
-        return Reader(schema, self._pieces(file, columns, rows), notes.splitlines() if notes else ())
+            return Reader(schema_of(file), self._pieces(file, columns, rows), self._notes(f"{folder}/attrs.jsonl"))
+
+    def _notes(self, path: str) -> Iterable[str]:
+        try:
+            return io.TextIOWrapper(self.system.open_input_stream(path), encoding="utf-8", newline="\n")
+        except FileNotFoundError:
+            return ()
+
+    def ready(self) -> None:
+        "Raises: `StorageError` now, not after an hour of work, when nothing can be written."
+        self.current()
 
     def _pieces(self, file: Any, columns: list[str] | None, rows: int) -> "Iterator[pa.Table]":
         with file, self._failing():
@@ -169,7 +178,7 @@ class Files:
         with self._failing():
             return bounded(f"{self.root}/{self.resolve(version)}/rows.parquet", self.system)
 
-# %% ../../nbs/storage/lake_files.ipynb #b96ed2b4
+# %% ../../nbs/storage/lake_files.ipynb #016b1648
 def bounded(
     path: str | list[str],
     system: Any = None,
@@ -185,7 +194,7 @@ def bounded(
     made = dataset.dataset(path, filesystem=system, format=dataset.ParquetFileFormat(default_fragment_scan_options=options))
     return Bounded(list(made.get_fragments()), made.schema, made.format, made.filesystem)
 
-# %% ../../nbs/storage/lake_files.ipynb #09c3b8d5
+# %% ../../nbs/storage/lake_files.ipynb #184e521c
 class Folder(Files):
     "A table on this machine's disk."
 

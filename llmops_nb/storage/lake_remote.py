@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_remote.html.md"""
 # %% auto #0
 __all__ = ['hidden', 'cleaned', 'reaching', 'local_draft', 'Bucket', 'Delta']
 
-# %% ../../nbs/storage/lake_remote.ipynb #ebed6d1d
+# %% ../../nbs/storage/lake_remote.ipynb #7860edd6
 import re
 import tempfile
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_remote.ipynb #1b703138
+# %% ../../nbs/storage/lake_remote.ipynb #6e9285d9
 from ..errors import InputError, NotFound, OpsError, StorageError, require, shorten
 from .lake_columns import arrow, mark_of, marked
 from .lake_drafts import Draft, groups
 from .lake_files import Files, Reader, Table, described, facts
 from .versions import disk_errors
 
-# %% ../../nbs/storage/lake_remote.ipynb #30c5119c
+# %% ../../nbs/storage/lake_remote.ipynb #9f6a43a7
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_remote.ipynb #0cfba46f
+# %% ../../nbs/storage/lake_remote.ipynb #13bf1341
 _SECRET = re.compile(r"pass|pwd|token|secret|key|cred|sig", re.IGNORECASE)
 
 
@@ -75,7 +75,7 @@ def reaching(
         raise StorageError(f"This table could not be reached: {said}", given=hidden(url),
                            next_step="Check the address, the credentials and the connection; what was published before is untouched.") from None
 
-# %% ../../nbs/storage/lake_remote.ipynb #d1fa9d9e
+# %% ../../nbs/storage/lake_remote.ipynb #1e5a5593
 @contextmanager
 def local_draft() -> Iterator[Path]:
     "A folder in this machine's temporary directory, for what is sent elsewhere."
@@ -139,7 +139,7 @@ class Bucket(Files):
             for version in versions:
                 self.system.delete_dir(f"{self.root}/{version}")
 
-# %% ../../nbs/storage/lake_remote.ipynb #1d4c3c14
+# %% ../../nbs/storage/lake_remote.ipynb #c4d0be21
 class Delta:
     "A table in Delta Lake."
 
@@ -156,6 +156,10 @@ class Delta:
 
     def _reaching(self) -> Any:
         return reaching(self.url, require("deltalake.exceptions", "delta").DeltaError, ValueError)
+
+    def ready(self) -> None:
+        "Raises: `StorageError` now, not after an hour of work, when nothing can be written."
+        self._history(1)
 
     def _opened(self, version: str | None) -> Any:
         deltalake = require("deltalake", "delta")
@@ -234,7 +238,7 @@ class Delta:
         "Refused: other writers rely on the log. Raises: `InputError`."
         raise InputError("Versions of a Delta table are removed by Delta itself.", given=self.name, next_step="deltalake.DeltaTable(path).vacuum(...)")
 
-# %% ../../nbs/storage/lake_remote.ipynb #384c3740
+# %% ../../nbs/storage/lake_remote.ipynb #c0a94cf6
 def _delta_field(field: "pa.Field") -> "pa.Field":
     "The nearest type Delta has. Raises: `InputError`."
     pa, of = arrow(), arrow().types
