@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_databases.html.md"""
 # %% auto #0
 __all__ = ['Database', 'Postgres', 'Warehouse']
 
-# %% ../../nbs/storage/lake_databases.ipynb #167405e5
+# %% ../../nbs/storage/lake_databases.ipynb #eb532885
 import io
 import secrets
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_databases.ipynb #7ce66615
+# %% ../../nbs/storage/lake_databases.ipynb #63c9be33
 from ..errors import InputError, MissingExtra, NotFound, require, shorten
 from .lake_columns import arrow, mark_of, marked
 from .lake_drafts import Draft, groups
 from .lake_files import Reader, Table, described
 from .lake_remote import hidden, local_draft, reaching
 
-# %% ../../nbs/storage/lake_databases.ipynb #d06e180f
+# %% ../../nbs/storage/lake_databases.ipynb #c64f7d4d
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_databases.ipynb #32a2c0ca
+# %% ../../nbs/storage/lake_databases.ipynb #5c6b57fc
 class Database:
     "A table in a database, or the database itself when no table is named."
 
@@ -70,7 +70,7 @@ class Database:
         "Refused: what others use is not ours to drop. Raises: `InputError`."
         raise InputError("Tables in a database are dropped there.", given=self.name)
 
-# %% ../../nbs/storage/lake_databases.ipynb #e35662ed
+# %% ../../nbs/storage/lake_databases.ipynb #d84366bb
 def _column_type(field: "pa.Field") -> str:
     "PostgreSQL's type for a column. Raises: `InputError`."
     of, kind = arrow().types, field.type
@@ -123,7 +123,7 @@ def _microseconds(field: "pa.Field", column: Any) -> Any:
     except pa.ArrowException:
         raise InputError(f"PostgreSQL keeps times to the microsecond; {shorten(field.name, 80)!r} has finer ones.", next_step='Round it first: docs["when"].dt.floor("us").') from None
 
-# %% ../../nbs/storage/lake_databases.ipynb #e90d442b
+# %% ../../nbs/storage/lake_databases.ipynb #1d509aa6
 _KINDS = {"int2": "int16", "int4": "int32", "int8": "int64", "float4": "float32", "float8": "float64", "bool": "bool_", "bytea": "large_binary", "date": "date32"}
 
 
@@ -143,7 +143,7 @@ def _rows(description: list, rows: list[tuple]) -> "pa.Table":
         fields.append(marked(column.name, columns[-1].type, {"json": True} if name in ("json", "jsonb") else {}))
     return pa.table(columns, schema=pa.schema(fields))
 
-# %% ../../nbs/storage/lake_databases.ipynb #5e213644
+# %% ../../nbs/storage/lake_databases.ipynb #2efc3730
 class Postgres(Database):
     "A table in PostgreSQL."
 
@@ -223,7 +223,7 @@ class Postgres(Database):
             connection.commit()
             connection.read_only = True
             try:
-                cursor = connection.execute(statement, parameters)
+                cursor = connection.execute(statement, parameters, prepare=True)  # a prepared statement is one statement, and cannot leave the transaction
             except (psycopg.errors.SyntaxErrorOrAccessRuleViolation, psycopg.errors.ReadOnlySqlTransaction, psycopg.ProgrammingError) as error:
                 raise InputError(f"The database refused this question: {shorten(str(error), 300)}.", given=statement) from None
             return _rows(cursor.description or [], cursor.fetchall() if cursor.description else [])
@@ -233,7 +233,7 @@ def _chained(first: "pa.Table", rest: "Iterator[pa.Table]") -> "Iterator[pa.Tabl
     yield first
     yield from rest
 
-# %% ../../nbs/storage/lake_databases.ipynb #b85c57df
+# %% ../../nbs/storage/lake_databases.ipynb #34c1d294
 class Warehouse(Database):
     "A table in a database that ibis knows."
 
@@ -309,7 +309,7 @@ class Warehouse(Database):
             found = connection.sql(statement)
             return found.to_pyarrow().cast(_marked(found.schema()))
 
-# %% ../../nbs/storage/lake_databases.ipynb #7e6537c0
+# %% ../../nbs/storage/lake_databases.ipynb #6de26fb8
 def _IbisError() -> type[Exception]:
     return require("ibis.common.exceptions", "warehouse").IbisError
 

@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_files.html.md"""
 # %% auto #0
 __all__ = ['Table', 'Reader', 'described', 'Files', 'bounded', 'Folder', 'facts']
 
-# %% ../../nbs/storage/lake_files.ipynb #20003920
+# %% ../../nbs/storage/lake_files.ipynb #33ddbccf
 import io
 import json
 import os
@@ -21,18 +21,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_files.ipynb #e9cb307c
+# %% ../../nbs/storage/lake_files.ipynb #7e0d757d
 from ..errors import InputError, NotFound, StorageError, require
 from .files import locked, write_text
 from .lake_columns import arrow, mark_of
 from .lake_drafts import Draft, groups, schema_of
 from .versions import disk_errors, sync
 
-# %% ../../nbs/storage/lake_files.ipynb #aff36a97
+# %% ../../nbs/storage/lake_files.ipynb #085bbf97
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_files.ipynb #0381dc39
+# %% ../../nbs/storage/lake_files.ipynb #fa168c01
 @dataclass(frozen=True)
 class Table:
     "One version of a table."
@@ -79,7 +79,7 @@ def described(
     columns = {one.name: "json" if mark_of(one).get("json") else str(one.type) for one in draft.schema}
     return Table(name, version, draft.rows, (draft.folder / "rows.parquet").stat().st_size, columns, datetime.now(UTC))
 
-# %% ../../nbs/storage/lake_files.ipynb #c9340d22
+# %% ../../nbs/storage/lake_files.ipynb #795c8770
 class Files:
     "A table in a folder of some file system: versions, and a pointer to the current one."
 
@@ -178,7 +178,7 @@ class Files:
         with self._failing():
             return bounded(f"{self.root}/{self.resolve(version)}/rows.parquet", self.system)
 
-# %% ../../nbs/storage/lake_files.ipynb #016b1648
+# %% ../../nbs/storage/lake_files.ipynb #32489434
 def bounded(
     path: str | list[str],
     system: Any = None,
@@ -194,7 +194,7 @@ def bounded(
     made = dataset.dataset(path, filesystem=system, format=dataset.ParquetFileFormat(default_fragment_scan_options=options))
     return Bounded(list(made.get_fragments()), made.schema, made.format, made.filesystem)
 
-# %% ../../nbs/storage/lake_files.ipynb #184e521c
+# %% ../../nbs/storage/lake_files.ipynb #e21b5312
 class Folder(Files):
     "A table on this machine's disk."
 
@@ -234,6 +234,7 @@ class Folder(Files):
             with suppress(Timeout), FileLock(left, timeout=0):
                 shutil.rmtree(left.with_suffix(""), ignore_errors=True)
                 left.unlink(missing_ok=True)
+        (self.path / "current.new").unlink(missing_ok=True)
         for gone in self.path.glob(".removed-*"):
             shutil.rmtree(gone, ignore_errors=True)
 
@@ -285,6 +286,7 @@ class Folder(Files):
                 (self.path / "current").unlink(missing_ok=True)
             for version in versions:
                 self._away(self.path / version)
+            self._sweep()
 
 
 def facts(
