@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmops_nb.compute.models import Model as Model
     from llmops_nb.observability import costs as costs, scores as scores, traces as traces, tracing as tracing
     from llmops_nb.observability.tracing import trace as trace
-    from llmops_nb.storage import registry as registry, vectors as vectors, workspace as workspace
+    from llmops_nb.storage import lake as lake, registry as registry, vectors as vectors, workspace as workspace
     from llmops_nb.storage.workspace import Workspace as Workspace
 
 # %% ../nbs/front_door.ipynb #892347fa
@@ -29,7 +29,7 @@ _HOMES = {
     **dict.fromkeys(("apps", "data", "deploy", "errors", "evals", "finetune", "host", "index", "monitor", "pretrain", "prompts"), "llmops_nb"),
     **dict.fromkeys(("hardware", "jobs", "mapping", "models"), "llmops_nb.compute"),
     **dict.fromkeys(("costs", "scores", "traces", "tracing"), "llmops_nb.observability"),
-    **dict.fromkeys(("registry", "vectors", "workspace"), "llmops_nb.storage"),
+    **dict.fromkeys(("lake", "registry", "vectors", "workspace"), "llmops_nb.storage"),
     "Model": "llmops_nb.compute.models",
     "Workspace": "llmops_nb.storage.workspace",
     "trace": "llmops_nb.observability.tracing",
