@@ -209,11 +209,10 @@ class _Page:
         found = HEADING_LINE.match(self.text, line, end)
         return line if found and found.end() == end else None
 
-# %% ../nbs/02_data_chunking.ipynb #e5061fba
-def _last(page: _Page, start: int, low: int, limit: int, pattern: re.Pattern[str]) -> int | None:
-    "Where a chunk from `start` ends that is cut at the last place of this level, after `low` and not after `limit`."
-    until = limit + 2  # white space after the limit may make a place
-    while until > low and (found := pattern.match(page.text, low, until)):
+# %% ../nbs/02_data_chunking.ipynb #424bcf4b
+def _last(page: _Page, start: int, low: int, limit: int, until: int) -> int | None:
+    "Where a chunk from `start` best ends: after `low`, at `limit` or before, at a place found before `until`."
+    while until > low and (found := page.structure.last_place.match(page.text, low, until)):
         place = found.end()
         end = start + len(page.text[start:place].rstrip())
         if end <= low:
@@ -221,6 +220,8 @@ def _last(page: _Page, start: int, low: int, limit: int, pattern: re.Pattern[str
         if end > limit:
             until -= 1
         elif block := page.blocks.around(place, limit - start):
+            if block[1] < until and (behind := _last(page, start, block[1], limit, until)) is not None:
+                return behind
             until = min(block[0], until - 1)
         elif (heading := page.heading(start, end)) is not None:
             until = min(heading, until - 1)
@@ -231,43 +232,34 @@ def _last(page: _Page, start: int, low: int, limit: int, pattern: re.Pattern[str
 
 def _end(page: _Page, start: int, done: int, limit: int) -> int | None:
     "The best end of a chunk from `start`, or None where only the middle of a word is left."
-    for low in (max(done, start + int((limit - start) * page.structure.least)), done):
-        for pattern in page.structure.last_places:
-            if (end := _last(page, start, low, limit, pattern)) is not None:
-                return end
-    return None
+    half = max(done, start + int((limit - start) * page.structure.least))
+    end = _last(page, start, half, limit, limit + 2)  # white space after the limit makes a place
+    return _last(page, start, done, limit, half + 2) if end is None else end
 
-# %% ../nbs/02_data_chunking.ipynb #58a862a2
+# %% ../nbs/02_data_chunking.ipynb #ae21dcff
 _WORD = re.compile(r"\S")
-
-
-def _first(page: _Page, low: int, high: int, pattern: re.Pattern[str]) -> int | None:
-    "The first place of this level from `low` to `high`."
-    at = low
-    while (found := pattern.search(page.text, at, high + 1)) and found.end() <= high:
-        block = page.blocks.around(found.end(), high - low)
-        if not block:
-            return found.end()
-        at = max(block[1], at + 1)
-    return None
 
 
 def _again(page: _Page, low: int, end: int) -> int:
     "The best place to start the chunk after one that ends at `end`: not before `low`."
-    for high in ((low + end) // 2, end - 1):
-        for pattern in page.structure.next_places:
-            if (place := _first(page, low, high, pattern)) is not None:
-                return place
+    half = (low + end) // 2
+    for least, most in ((low, half), (half, end - 1)):
+        while most > least and (found := page.structure.last_place.match(page.text, least, most)):
+            block = page.blocks.around(found.end(), end - low)
+            if not block:
+                return found.end()
+            most = block[0]
     return end
 
 
-def _start(page: _Page, place: int) -> int | None:
-    "The first word at or after a place, with its line's indentation; None at the end of the text."
-    word = _WORD.search(page.text, place)
-    if word is None:
+def _start(page: _Page, place: int) -> tuple[int, int] | None:
+    "Where the first line at or after a place begins with its indentation, and its first word; None at the end of the text."
+    found = _WORD.search(page.text, place)
+    if found is None:
         return None
-    line = page.text.rfind("\n", max(place - 1, word.start() - 100, 0), word.start()) + 1
-    return line if line or word.start() < 100 and not page.text[: word.start()].strip() else word.start()
+    word = found.start()
+    line = page.text.rfind("\n", max(place - 1, word - 100, 0), word) + 1
+    return line if line or word < 100 and not page.text[:word].strip() else word, word
 
 # %% ../nbs/02_data_chunking.ipynb #c9c7eb66
 def _fitting(page: _Page, start: int, done: int, limit: int, max_tokens: int, ruler: Ruler) -> tuple[int, int] | None:
@@ -293,21 +285,21 @@ def _inside(page: _Page, start: int, done: int, limit: int) -> int:
     end = start + len(page.text[start : block[0] if block else limit].rstrip())
     return end if end > max(start, done) else limit
 
-# %% ../nbs/02_data_chunking.ipynb #02e702ec
+# %% ../nbs/02_data_chunking.ipynb #64fbfe72
 def _by_windows(page: _Page, max_tokens: int, overlap: int, ruler: Ruler) -> Iterator[Span]:
     "Where to cut, reading only the windows before the limits; the text ends in a word."
-    done, start = 0, _start(page, 0)
-    while start is not None:
-        word = _WORD.search(page.text, start).start()  # type: ignore[union-attr]
+    done, ahead = 0, _start(page, 0)
+    while ahead is not None:
+        start, word = ahead
         limit = max(ruler.reach(start, max_tokens), start + 1)
         found = _fitting(page, start, max(done, word), limit, max_tokens, ruler) if limit > word or start == word else None
         if found is None:  # there is no room beside the indentation, or beside what is repeated
-            start = word if start < word else _start(page, done)
+            ahead = (word, word) if start < word else _start(page, done)
             continue
         yield start, *found
-        end = found[0]
-        low = max(ruler.back(start, end, overlap), start + 1) if overlap else end
-        start, done = _start(page, _again(page, low, end) if low < end < len(page.text) else end), end
+        done = found[0]
+        low = max(ruler.back(start, done, overlap), start + 1) if overlap else done
+        ahead = _start(page, _again(page, low, done) if low < done < len(page.text) else done)
 
 # %% ../nbs/02_data_chunking.ipynb #d8405cac
 def check_sizes(

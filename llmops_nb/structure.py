@@ -67,8 +67,9 @@ _PAGE = {
 _TAG = r"<!--(?s:.*?)(?:-->|\Z)|<(?P<raw>pre|script|style|textarea)\b(?s:.*?)(?:</(?P=raw)>|\Z)|</?[a-zA-Z][^<>]*>"
 _CELL = {**_PROSE, HEADING: rf"{_PROSE[HEADING]}|\n(?:```|~~~)[ \t]*\n\s*"}
 
-# %% ../nbs/02_data_structure.ipynb #9e8333cf
+# %% ../nbs/02_data_structure.ipynb #08ee432d
 _FLAGS = re.MULTILINE | re.VERBOSE
+_ENDED = r"""[ ](?:(?<=[.!?…][ ])|(?<=[.!?…]["')\]”’][ ]))(?=[^\W_a-z]|["'(\[“‘])"""  # a sentence, told by the space after it: backwards this is faster
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,11 @@ class Structure:
         return {level: re.compile(pattern, _FLAGS) for level, pattern in self.levels.items()}
 
     @cached_property
-    def last_places(self) -> list[re.Pattern[str]]:
-        "Best level first, down to words: the last place before where the search ends."
-        patterns = [self.levels[level] for level in range(HEADING, WORD, -1) if level in self.levels]
-        return [re.compile(rf"(?s:.*)(?:{pattern})", _FLAGS) for pattern in [*patterns, r"\s"]]
-
-    @cached_property
-    def next_places(self) -> list[re.Pattern[str]]:
-        "Best level first, down to words: the next place."
-        return [*(pattern for _, pattern in sorted(self.places.items(), reverse=True)), re.compile(r"\s+")]
+    def last_place(self) -> re.Pattern[str]:
+        "The last place of the best level, down to words, before where the search ends."
+        levels = self.levels | ({SENTENCE: _ENDED} if self.prose else {})
+        best = [levels[level] for level in range(HEADING, WORD, -1) if level in levels]
+        return re.compile("|".join(rf"(?s:.*)(?:{pattern})" for pattern in [*best, r"\s"]), _FLAGS)
 
     @cached_property
     def blocks(self) -> re.Pattern[str]:
@@ -183,7 +180,7 @@ def headings(
     found = (bisect_right(at, first_word.match(text, start).end()) for start in starts)  # type: ignore[union-attr]
     return [" > ".join(known[place - 1][1]) if place else "" for place in found]
 
-# %% ../nbs/02_data_structure.ipynb #4d2b36c6
+# %% ../nbs/02_data_structure.ipynb #a9c45bd3
 class Blocks:
     "What is kept whole in one text."
 
@@ -230,10 +227,9 @@ class Blocks:
 
     def _near(self, place: int, room: int) -> tuple[int, int] | None:
         "The same for blocks that are told by their paragraph."
-        text = self.text
-        line = text.rfind("\n", max(0, place - room), place) + 1
-        low = max(0, place - room)
-        if text[line : line + 1] not in (" ", "\t", "|", ">") and text.find(">>> ", max(low, text.rfind("\n\n", low, place)), place) < 0:
+        text, low = self.text, max(0, place - room)
+        line = text.rfind("\n", low, place) + 1
+        if not line and low or text[line] not in " \t|>" and text.find(">>> ", max(low, text.rfind("\n\n", low, line)), line) < 0:
             return None
         before = self._paragraph.match(text, low, place)
         for found in self.structure.blocks.finditer(text, before.end() if before else low, place + room):
