@@ -209,9 +209,10 @@ class _Page:
         found = HEADING_LINE.match(self.text, line, end)
         return line if found and found.end() == end else None
 
-# %% ../nbs/02_data_chunking.ipynb #424bcf4b
+# %% ../nbs/02_data_chunking.ipynb #76f6c528
 def _last(page: _Page, start: int, low: int, limit: int, until: int) -> int | None:
     "Where a chunk from `start` best ends: after `low`, at `limit` or before, at a place found before `until`."
+    left_behind = 0
     while until > low and (found := page.structure.last_place.match(page.text, low, until)):
         place = found.end()
         end = start + len(page.text[start:place].rstrip())
@@ -223,8 +224,8 @@ def _last(page: _Page, start: int, low: int, limit: int, until: int) -> int | No
             if block[1] < until and (behind := _last(page, start, block[1], limit, until)) is not None:
                 return behind
             until = min(block[0], until - 1)
-        elif (heading := page.heading(start, end)) is not None:
-            until = min(heading, until - 1)
+        elif left_behind < 4 and (heading := page.heading(start, end)) is not None:  # a text of nothing but headings is cut all the same
+            until, left_behind = min(heading, until - 1), left_behind + 1
         else:
             return end
     return None
@@ -236,16 +237,16 @@ def _end(page: _Page, start: int, done: int, limit: int) -> int | None:
     end = _last(page, start, half, limit, limit + 2)  # white space after the limit makes a place
     return _last(page, start, done, limit, half + 2) if end is None else end
 
-# %% ../nbs/02_data_chunking.ipynb #ae21dcff
+# %% ../nbs/02_data_chunking.ipynb #9b2f5264
 _WORD = re.compile(r"\S")
 
 
-def _again(page: _Page, low: int, end: int) -> int:
+def _again(page: _Page, low: int, end: int, room: int) -> int:
     "The best place to start the chunk after one that ends at `end`: not before `low`."
     half = (low + end) // 2
     for least, most in ((low, half), (half, end - 1)):
         while most > least and (found := page.structure.last_place.match(page.text, least, most)):
-            block = page.blocks.around(found.end(), end - low)
+            block = page.blocks.around(found.end(), room)
             if not block:
                 return found.end()
             most = block[0]
@@ -285,7 +286,7 @@ def _inside(page: _Page, start: int, done: int, limit: int) -> int:
     end = start + len(page.text[start : block[0] if block else limit].rstrip())
     return end if end > max(start, done) else limit
 
-# %% ../nbs/02_data_chunking.ipynb #64fbfe72
+# %% ../nbs/02_data_chunking.ipynb #57c9284c
 def _by_windows(page: _Page, max_tokens: int, overlap: int, ruler: Ruler) -> Iterator[Span]:
     "Where to cut, reading only the windows before the limits; the text ends in a word."
     done, ahead = 0, _start(page, 0)
@@ -299,7 +300,7 @@ def _by_windows(page: _Page, max_tokens: int, overlap: int, ruler: Ruler) -> Ite
         yield start, *found
         done = found[0]
         low = max(ruler.back(start, done, overlap), start + 1) if overlap else done
-        ahead = _start(page, _again(page, low, done) if low < done < len(page.text) else done)
+        ahead = _start(page, _again(page, low, done, limit - start) if low < done < len(page.text) else done)
 
 # %% ../nbs/02_data_chunking.ipynb #d8405cac
 def check_sizes(

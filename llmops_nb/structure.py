@@ -137,7 +137,7 @@ def structure_of(
     raw = name is None and found in ("markdown", "text") and text[:200].lstrip()[:9].lower().startswith(("<!doctype", "<html", "<head", "<body"))
     return STRUCTURES["html" if raw else found]
 
-# %% ../nbs/02_data_structure.ipynb #4b9890c0
+# %% ../nbs/02_data_structure.ipynb #1f24ae18
 def _depth(found: re.Match[str], structure: Structure) -> int:
     groups = found.groupdict()
     if groups.get("line"):
@@ -176,7 +176,7 @@ def headings(
     "Under which headings each offset stands."
     known = list(sections(text, structure))
     at = [start for start, _ in known]
-    first_word = re.compile(r"\s*")
+    first_word = re.compile(r"\s{0,200}")
     found = (bisect_right(at, first_word.match(text, start).end()) for start in starts)  # type: ignore[union-attr]
     return [" > ".join(known[place - 1][1]) if place else "" for place in found]
 
