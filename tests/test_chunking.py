@@ -36,6 +36,9 @@ def tokenizer(kind: str) -> Tokenizer:
                           pre_tokenizers.ByteLevel(add_prefix_space=False), processors.ByteLevel(trim_offsets=True)),
         "lines": lambda: (models.BPE(), trainers.BpeTrainer(vocab_size=2000, initial_alphabet=letters, show_progress=False), normalizers.NFC(),
                           pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(lines), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]), None),
+        "hidden": lambda: (models.BPE(), trainers.BpeTrainer(vocab_size=3000, initial_alphabet=letters, show_progress=False), None,
+                           pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(lines), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]),
+                           processors.ByteLevel(trim_offsets=True)),
         "unigram": lambda: (models.Unigram(), trainers.UnigramTrainer(vocab_size=1500, unk_token="<unk>", special_tokens=["<unk>", "</s>"], show_progress=False),
                             normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")]), pre_tokenizers.Metaspace(),
                             processors.TemplateProcessing("$0 </s>", "$A $B </s>", [("</s>", 1)])),
@@ -48,14 +51,14 @@ def tokenizer(kind: str) -> Tokenizer:
         one.pre_tokenizer = words
     if normalizer:
         one.normalizer = normalizer
-    one.train_from_iterator((line for text in manual()[:60] for line in text.split("\n")), trainer)
+    one.train_from_iterator((text for text in manual()[:60]), trainer)
     if after:
         one.post_processor = after
     one.add_special_tokens([AddedToken("<s>", lstrip=True, rstrip=True)])
     return one
 
 
-KINDS = ["wordpiece", "bytes", "lines", "unigram", "whole"]
+KINDS = ["wordpiece", "bytes", "lines", "hidden", "unigram", "whole"]
 
 
 def check(text: str, spans: list, size: int) -> None:
@@ -305,7 +308,7 @@ def test_time_grows_with_length_only(unit, form):
 
 
 @pytest.mark.parametrize("unit", ["x", ".", "\n", "QmFz", "日", "a b ", "   "])
-@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("kind", KINDS[:5])
 def test_time_under_a_tokenizer_grows_with_length_only(unit, kind):
     grows_linearly(lambda text: list(chunking.split(text, 64, 8, tokenizer(kind))), unit, 100_000)
 
