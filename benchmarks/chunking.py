@@ -47,7 +47,10 @@ def tokenizer(kind: str):
         return one
     one = Tokenizer(models.BPE())
     one.pre_tokenizer, one.post_processor = pre_tokenizers.ByteLevel(add_prefix_space=False), processors.ByteLevel(trim_offsets=True)
-    one.train_from_iterator(manual(2).split("\n"), trainers.BpeTrainer(vocab_size=16_000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    one.train_from_iterator(
+        manual(2).split("\n"),
+        trainers.BpeTrainer(vocab_size=16_000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+    )
     return one
 
 
@@ -78,8 +81,12 @@ def llamaindex(texts: list[str], one) -> list[int]:
     from llama_index.core.node_parser import SentenceSplitter
 
     sentence = re.compile(r"[^.?!]+[.?!]*\s*|[.?!]+\s*")
-    splitter = SentenceSplitter(chunk_size=TOKENS[0], chunk_overlap=TOKENS[1], chunking_tokenizer_fn=sentence.findall,
-                                tokenizer=lambda text: one.encode(text, add_special_tokens=False).ids)
+    splitter = SentenceSplitter(
+        chunk_size=TOKENS[0],
+        chunk_overlap=TOKENS[1],
+        chunking_tokenizer_fn=sentence.findall,
+        tokenizer=lambda text: one.encode(text, add_special_tokens=False).ids,
+    )
     return [len(piece) for text in texts for piece in splitter.split_text(text)]
 
 
@@ -114,8 +121,18 @@ def run(name: str, megabytes: float, kind: str) -> dict:
 
 def measured(name: str, megabytes: float, kind: str, threads: int) -> dict:
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": str(threads > 1).lower(), "RAYON_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(["taskset", "-c", cores, sys.executable, __file__, "--run", name, str(megabytes), kind], env=environment, capture_output=True, text=True)
+    environment = {
+        **os.environ,
+        "TOKENIZERS_PARALLELISM": str(threads > 1).lower(),
+        "RAYON_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        ["taskset", "-c", cores, sys.executable, __file__, "--run", name, str(megabytes), kind],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -135,7 +152,9 @@ def main(megabytes: float) -> None:
                 found = measured(name, megabytes / 5 if name == "LlamaIndex" else megabytes, kind, threads)
                 best[name] = max(best.get(name, found), found, key=lambda one: one["rate"])
         for name, one in best.items():
-            print(f"  {name:12}{one['rate']:8.1f} MB/s  {one['chunks']:8,} pieces of {one['size']:6.0f}   ours is {best['ours']['rate'] / one['rate']:5.2f} times as fast")
+            print(
+                f"  {name:12}{one['rate']:8.1f} MB/s  {one['chunks']:8,} pieces of {one['size']:6.0f}   ours is {best['ours']['rate'] / one['rate']:5.2f} times as fast"
+            )
 
 
 if __name__ == "__main__":

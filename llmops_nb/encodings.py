@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Protocol
 
-# %% ../nbs/02_data_encodings.ipynb #201d667d
+# %% ../nbs/02_data_encodings.ipynb #d785f52f
 class FastTokenizer(Protocol):
     "What `tokenizers.Tokenizer` offers."
 
@@ -29,7 +29,7 @@ _PROBE = "A probe, with 2 sentences. Ümläute\n\ntoo!"
 
 
 def fast(
-    tokenizer: object,  # whatever somebody calls a tokenizer
+    tokenizer: Any,  # whatever somebody calls a tokenizer
 ) -> FastTokenizer | None:
     "The part of it that encodes in batches with offsets, without truncation; None when it has none."
     inner = getattr(tokenizer, "backend_tokenizer", tokenizer)

@@ -14,9 +14,49 @@ from llmops_nb import chunking, python_manual, structure
 from llmops_nb.encodings import fast
 from llmops_nb.errors import InputError
 
-SNIPPETS = ["word", "longerwordthanothers", " ", "  ", "\n", "\n\n", "\t", "    ", ". ", "! A", ":\n\n    code\n", "# H\n", "```\n", "~~~\n", ">>> f(1)\n", "T\n===\n", "日本語。", "é",
-            "e\u0301", "😀", "\u00a0", "\u2028", "123456", "_", "(", ")", "\r\n", "\x1f", "don't", "<s>", "...", "=====", "\u200b", "ﬁ", "| a | b |\n", "<p>", "</p>", "def f():\n"]  # fmt: skip
-TEXTS = st.one_of(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), st.lists(st.sampled_from(SNIPPETS), max_size=160).map("".join))
+SNIPPETS = [
+    "word",
+    "longerwordthanothers",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "    ",
+    ". ",
+    "! A",
+    ":\n\n    code\n",
+    "# H\n",
+    "```\n",
+    "~~~\n",
+    ">>> f(1)\n",
+    "T\n===\n",
+    "日本語。",
+    "é",
+    "e\u0301",
+    "😀",
+    "\u00a0",
+    "\u2028",
+    "123456",
+    "_",
+    "(",
+    ")",
+    "\r\n",
+    "\x1f",
+    "don't",
+    "<s>",
+    "...",
+    "=====",
+    "\u200b",
+    "ﬁ",
+    "| a | b |\n",
+    "<p>",
+    "</p>",
+    "def f():\n",
+]
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=300), st.lists(st.sampled_from(SNIPPETS), max_size=160).map("".join)
+)
 
 
 @functools.cache
@@ -30,21 +70,49 @@ def tokenizer(kind: str) -> Tokenizer:
     letters = pre_tokenizers.ByteLevel.alphabet()
     lines = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     made = {
-        "wordpiece": lambda: (models.WordPiece(unk_token="[UNK]"), trainers.WordPieceTrainer(vocab_size=2000, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False),
-                              normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))),
-        "bytes": lambda: (models.BPE(), trainers.BpeTrainer(vocab_size=2000, initial_alphabet=letters, show_progress=False), None,
-                          pre_tokenizers.ByteLevel(add_prefix_space=False), processors.ByteLevel(trim_offsets=True)),
-        "lines": lambda: (models.BPE(), trainers.BpeTrainer(vocab_size=2000, initial_alphabet=letters, show_progress=False), normalizers.NFC(),
-                          pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(lines), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]), None),
-        "hidden": lambda: (models.BPE(), trainers.BpeTrainer(vocab_size=3000, initial_alphabet=letters, show_progress=False), None,
-                           pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(lines), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]),
-                           processors.ByteLevel(trim_offsets=True)),
-        "unigram": lambda: (models.Unigram(), trainers.UnigramTrainer(vocab_size=1500, unk_token="<unk>", special_tokens=["<unk>", "</s>"], show_progress=False),
-                            normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")]), pre_tokenizers.Metaspace(),
-                            processors.TemplateProcessing("$0 </s>", "$A $B </s>", [("</s>", 1)])),
-        "whole": lambda: (models.BPE(unk_token="<unk>"), trainers.BpeTrainer(vocab_size=1000, special_tokens=["<unk>"], show_progress=False),
-                          normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), None, None),
-    }  # fmt: skip
+        "wordpiece": lambda: (
+            models.WordPiece(unk_token="[UNK]"),
+            trainers.WordPieceTrainer(vocab_size=2000, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False),
+            normalizers.BertNormalizer(),
+            pre_tokenizers.BertPreTokenizer(),
+            processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1)),
+        ),
+        "bytes": lambda: (
+            models.BPE(),
+            trainers.BpeTrainer(vocab_size=2000, initial_alphabet=letters, show_progress=False),
+            None,
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            processors.ByteLevel(trim_offsets=True),
+        ),
+        "lines": lambda: (
+            models.BPE(),
+            trainers.BpeTrainer(vocab_size=2000, initial_alphabet=letters, show_progress=False),
+            normalizers.NFC(),
+            pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(lines), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]),
+            None,
+        ),
+        "hidden": lambda: (
+            models.BPE(),
+            trainers.BpeTrainer(vocab_size=3000, initial_alphabet=letters, show_progress=False),
+            None,
+            pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(lines), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]),
+            processors.ByteLevel(trim_offsets=True),
+        ),
+        "unigram": lambda: (
+            models.Unigram(),
+            trainers.UnigramTrainer(vocab_size=1500, unk_token="<unk>", special_tokens=["<unk>", "</s>"], show_progress=False),
+            normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")]),
+            pre_tokenizers.Metaspace(),
+            processors.TemplateProcessing("$0 </s>", "$A $B </s>", [("</s>", 1)]),
+        ),
+        "whole": lambda: (
+            models.BPE(unk_token="<unk>"),
+            trainers.BpeTrainer(vocab_size=1000, special_tokens=["<unk>"], show_progress=False),
+            normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
+            None,
+            None,
+        ),
+    }
     model, trainer, normalizer, words, after = made[kind]()
     one = Tokenizer(model)
     if words:
@@ -88,7 +156,13 @@ def test_every_chunk_of_the_manual_has_the_tokens_it_says(kind, size, overlap):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(TEXTS, min_size=1, max_size=3), st.integers(12, 300), st.data(), st.sampled_from(KINDS), st.sampled_from(list(structure.STRUCTURES)))
+@given(
+    st.lists(TEXTS, min_size=1, max_size=3),
+    st.integers(12, 300),
+    st.data(),
+    st.sampled_from(KINDS),
+    st.sampled_from(list(structure.STRUCTURES)),
+)
 def test_every_chunk_of_any_text_has_the_tokens_it_says(texts, size, data, kind, form):
     one, text = tokenizer(kind), "".join(texts) * 6
     spans = list(chunking.split(text, size, data.draw(st.integers(0, size - 1)), one, form))
@@ -200,8 +274,11 @@ LIMITS = {"characters": (200, len), "default": (40, None), "tokens": (60, "wordp
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from(["Some words come first.", "More follow here, and more.", "# Title", "a = 1"]), max_size=8),
-       st.lists(st.sampled_from(["x = 1", "", "    y = 2", "# comment", "print(x)"]), min_size=1, max_size=6), st.integers(0, 12))  # fmt: skip
+@given(
+    st.lists(st.sampled_from(["Some words come first.", "More follow here, and more.", "# Title", "a = 1"]), max_size=8),
+    st.lists(st.sampled_from(["x = 1", "", "    y = 2", "# comment", "print(x)"]), min_size=1, max_size=6),
+    st.integers(0, 12),
+)
 def test_code_that_fits_is_never_cut(before, code, overlap):
     block = "```python\n" + "\n".join(code) + "\n```"
     text = "\n\n".join([*before, block, *before])
@@ -230,7 +307,10 @@ def test_a_table_is_cut_between_rows(limit):
 def test_a_page_is_never_cut_inside_a_tag(limit):
     size, count = LIMITS[limit]
     count = tokenizer(count) if isinstance(count, str) else count
-    item = '<p class="note wide" id="p{0}">One word of {0}. And <a href="/a b c/{0}" title="x > y">more words</a> follow here.</p><ul><li>first</li><li>second one</li></ul>'
+    item = (
+        '<p class="note wide" id="p{0}">One word of {0}. And <a href="/a b c/{0}" title="x > y">more words</a> follow here.</p>'
+        "<ul><li>first</li><li>second one</li></ul>"
+    )
     text = "<html><body><h1>Guide</h1>" + "".join(f"<h2>Part {n}</h2>" + item.format(n) for n in range(30)) + "</body></html>"
     spans = list(chunking.split(text, size, 0, count, "html"))
     check(text, spans, size)
@@ -285,8 +365,45 @@ def test_headings_of_markdown():
 # --- cost
 
 
-UNITS = ["x", ".", " ", "\n", "`", "```\n", "\n\n    a", ":\n\n   a\n", ">>> a\n", "A. ", "a\n===\n", "# ", "日", "\t\n", "~~~", "    \n", "[\"'", "<", "<a", "<!--", "<p>", "<pre>", "@a\n", '"""', "|",
-         "def f():\n", "{", "}\n", "\n}\n", "a\n---\n", "<h1>", "#\n", "---\n", "/*", "> ", "(", "a b "]  # fmt: skip
+UNITS = [
+    "x",
+    ".",
+    " ",
+    "\n",
+    "`",
+    "```\n",
+    "\n\n    a",
+    ":\n\n   a\n",
+    ">>> a\n",
+    "A. ",
+    "a\n===\n",
+    "# ",
+    "日",
+    "\t\n",
+    "~~~",
+    "    \n",
+    "[\"'",
+    "<",
+    "<a",
+    "<!--",
+    "<p>",
+    "<pre>",
+    "@a\n",
+    '"""',
+    "|",
+    "def f():\n",
+    "{",
+    "}\n",
+    "\n}\n",
+    "a\n---\n",
+    "<h1>",
+    "#\n",
+    "---\n",
+    "/*",
+    "> ",
+    "(",
+    "a b ",
+]
 
 
 def grows_linearly(do, unit: str, length: int) -> None:
