@@ -8,6 +8,7 @@ function render({ model, el }) {
   let asked = null; // one question at a time: while the kernel answers, only the latest wish is kept
   let wish = null;
   let waiting, keeping;
+  let selection = 0; // keys may be faster than the kernel
 
   function ask(values) {
     wish = { ...wish, ...values };
@@ -36,7 +37,7 @@ function render({ model, el }) {
   const code = make("pre", { tabindex: "0", "aria-label": "the same as code" });
   const copy = make("button", { type: "button", "data-lm-suppress-shortcuts": "true", click: copied }, "copy");
   const rows = make("div", { class: "ops-rows", tabindex: "0", role: "document", "aria-label": "The document with its chunks", "aria-keyshortcuts": "ArrowUp ArrowDown Home End ?",
-    "data-lm-suppress-shortcuts": "true", keydown: keys, click: (event) => pick(Number(event.target.closest(".ops-stretch")?.dataset.chunk ?? state().selection)) });
+    "data-lm-suppress-shortcuts": "true", keydown: keys, click: (event) => pick(Number(event.target.closest(".ops-stretch")?.dataset.chunk ?? selection)) });
   const turn = (by) => () => (ask({ page: state().page + by, selection: by > 0 ? state().after : Math.max(0, state().first - 1) }), (rows.scrollTop = 0));
   const back = make("button", { type: "button", click: turn(-1) }, "earlier part");
   const on = make("button", { type: "button", click: turn(1) }, "later part");
@@ -57,7 +58,7 @@ function render({ model, el }) {
   }
 
   function keys(event) {
-    const { selection, first, after } = state();
+    const { first, after } = state();
     const to = { ArrowDown: selection + 1, ArrowUp: selection - 1, Home: first, End: after - 1 }[event.key];
     if (event.key === "?") status.textContent = status.textContent ? "" : "↑ ↓ next chunk · Home End first and last · Tab to the controls · arrows move a slider";
     else if (event.key === "Escape") status.textContent = "";
@@ -68,8 +69,9 @@ function render({ model, el }) {
   }
 
   function pick(chunk, follow = false) {
+    if (chunk !== selection) ask({ selection: chunk });
+    selection = chunk;
     mark(chunk, follow);
-    if (chunk !== state().selection) ask({ selection: chunk });
   }
 
   function mark(chunk, follow) {
@@ -104,7 +106,8 @@ function render({ model, el }) {
       rows.dataset.document = `${now.document}/${now.page}`;
       stays ? scroll(offset) : (rows.scrollTop = 0);
     }
-    mark(now.selection, false);
+    if (!wish || !("selection" in wish)) selection = now.selection;
+    mark(selection, false);
     size.input.max = Math.max(1024, now.max_tokens);
     size.input.min = Math.min(16, now.max_tokens);
     overlap.input.max = Math.max(now.overlap, Math.floor(now.max_tokens / 2));

@@ -38,11 +38,11 @@ def stretches(
         if first < after:
             yield start, end, range(first, after)
 
-# %% ../../nbs/widgets/chunks.ipynb #395e6cb3
+# %% ../../nbs/widgets/chunks.ipynb #13c7f191
 def _label(number: int, chunk: Chunk, most: int) -> str:
     "What stands beside a chunk's beginning."
     share = min(100.0, 100 * chunk[2] / most)
-    return (f'<b>#{number}</b> <span class="ops-figure">{chunk[2]:,}</span><span class="ops-fill" role="img" aria-label="{share:.0f}% of the limit"><i style="width:{share:.0f}%"></i></span>')
+    return (f'<b>#{number}</b> <span>{chunk[2]:,} tokens</span><span class="ops-fill" role="img" aria-label="{share:.0f}% of the limit"><i style="width:{share:.0f}%"></i></span>')
 
 
 def _row(text: str, chunks: Sequence[Chunk], start: int, end: int, owners: range, most: int) -> str:
@@ -53,7 +53,14 @@ def _row(text: str, chunks: Sequence[Chunk], start: int, end: int, owners: range
     above = f'<span class="ops-path">{inert(chunks[last][3])}</span>' if begins and chunks[last][3] else ""
     names = f'ops-stretch{" ops-begins" if begins else ""}{" ops-shared" if shared else ""}'
     return (f'<div class="{names}" data-start="{start}" data-chunk="{last}"><div class="ops-side">{_label(last, chunks[last], most) if begins else ""}{shared}</div>'
-            f'<div class="ops-body">{above}<bdi class="ops-source">{inert(text[start:end])}</bdi></div></div>')
+            f'<div class="ops-body">{above}<bdi class="ops-source">{inert(_trimmed(text[start:end]))}</bdi></div></div>')
+
+
+def _trimmed(text: str) -> str:
+    "Without the blank lines at either end."
+    lines = text.split("\n")
+    said = [number for number, line in enumerate(lines) if line.strip()] or [0]
+    return "\n".join(lines[said[0] : said[-1] + 1])
 
 
 def rows(
@@ -190,7 +197,7 @@ class Inspector:
     def _told(self, _: Any, message: Any, buffers: Any) -> None:
         "A message from the browser; what it asks for may be refused."
         if not isinstance(message, dict):
-            return
+            return None
         if message.get("do") == "keep" and self._keep is not None:
             return self._keep(self._picture())
         try:
