@@ -6,7 +6,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/data.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'KEEP', 'SHORT', 'CHUNK_COLUMNS', 'stream', 'load', 'batches', 'clean', 'filter', 'pii', 'redact', 'dedup',
-           'contamination', 'chunk']
+           'contamination', 'chunk', 'inspect_chunks']
 
 # %% ../nbs/02_data.ipynb #8d5f0f4c
 import hashlib
@@ -17,7 +17,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .chunking import Tokenizer, check_sizes, split
+from .chunking import Tokenizer, check_sizes, split_all
 from .documents import Docs, Document, Note, by_document, rows_of, table_of
 from .documents import lineage as lineage
 from .errors import InputError
@@ -31,6 +31,7 @@ from .repair import USUAL, repaired, sentences_only, without_lines
 from .repair import repeated_lines as repeated_lines
 from .sources import Reading, Source, documents
 from .storage.datasets import read_examples
+from .structure import headings, structure_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from llmops_nb.chat_sources import from_traces as from_traces
     from llmops_nb.chats import read_chats as read_chats
     from llmops_nb.chats import write_chats as write_chats
+    from llmops_nb.widgets.chunks import Inspector
 
 # %% ../nbs/02_data.ipynb #86e463e5
 def stream(
@@ -362,26 +364,57 @@ def chunk(
     docs: Docs,  # id, text and any other columns; or an iterator of such tables
     max_tokens: int = 256,  # no chunk has more
     overlap: int = 32,  # at most so many tokens of a chunk are repeated in the next; less than max_tokens
-    tokenizer: Tokenizer | None = None,  # text -> tokens or their number; None counts as `count_tokens` does
+    tokenizer: Tokenizer | None = None,  # a Hugging Face tokenizer; text -> tokens or their number; len for characters; None counts as `count_tokens` does
+    *,
+    structure: str | None = None,  # text, markdown, notebook, html, python or code; None: by what each document's source ends in
     engine: str | None = None,  # where: None (here), "processes", "ray"
 ) -> Docs:  # id, text, source, metadata, doc_id, start, end, tokens; text == document[start:end]
     "Documents cut into pieces a model can read. Raises: `InputError`."
     check_sizes(max_tokens, overlap)
-    return by_document(partial(_chunked, max_tokens=max_tokens, overlap=overlap, tokenizer=tokenizer), docs, engine)
+    structure_of(name=structure)  # a wrong name is an error before any document is read
+    return by_document(partial(_chunked, sizes=(max_tokens, overlap), tokenizer=tokenizer, structure=structure), docs, engine)
 
 
-def _chunked(docs: "pd.DataFrame", max_tokens: int, overlap: int, tokenizer: Tokenizer | None) -> "pd.DataFrame":
-    rows, notes = [], []
-    for row in rows_of(docs):
-        text, number = row["text"], -1
-        metadata = {"title": row["id"], **(row.get("metadata") or {})}
-        for number, (start, end, size) in enumerate(split(text, max_tokens, overlap, tokenizer)):
-            rows.append({"source": "", **row, "metadata": dict(metadata), "id": f"{row['id']}#{number}", "text": text[start:end],
-                         "doc_id": row["id"], "start": start, "end": end, "tokens": size})
-        if number < 0:
-            notes.append(Note(row["id"], "chunk", "dropped", "The document is empty."))
+def _chunked(docs: "pd.DataFrame", sizes: tuple[int, int], tokenizer: Tokenizer | None, structure: str | None) -> "pd.DataFrame":
+    given, rows, notes = list(rows_of(docs)), [], []
+    forms = [structure_of(str(row.get("source") or ""), row["text"], structure) for row in given]
+    for row, form, spans in zip(given, forms, split_all([row["text"] for row in given], *sizes, tokenizer, forms), strict=True):
+        found = list(spans)
+        paths = headings(row["text"], [start for start, *_ in found], form)
+        rows += [_piece(row, number, span, path) for number, (span, path) in enumerate(zip(found, paths, strict=True))]
+        notes += [] if found else [Note(row["id"], "chunk", "dropped", "The document is empty.")]
     extra = [name for name in docs.columns if name not in CHUNK_COLUMNS]
     return table_of(rows, [*CHUNK_COLUMNS, *extra], docs, notes)
+
+
+def _piece(row: dict, number: int, span: tuple[int, int, int], path: str) -> dict:
+    "A chunk as a row: its document's columns, and its own."
+    start, end, size = span
+    metadata = {"title": row["id"], **(row.get("metadata") or {}), **({"headings": path} if path else {})}
+    return {"source": "", **row, "metadata": metadata, "id": f"{row['id']}#{number}", "text": row["text"][start:end], "doc_id": row["id"], "start": start,
+            "end": end, "tokens": size}
+
+# %% ../nbs/02_data.ipynb #7ccc4839
+def inspect_chunks(
+    docs: "pd.DataFrame",  # id, text and any other columns
+    max_tokens: int = 256,  # to begin with
+    overlap: int = 32,  # to begin with
+    tokenizer: Tokenizer | None = None,  # as for `chunk`
+    *,
+    structure: str | None = None,  # as for `chunk`
+) -> "Inspector":  # draws itself; .show() makes it live
+    "Look at where documents are cut, and try other sizes. Raises: `InputError`."
+    from llmops_nb.widgets.chunks import Inspector
+
+    rows = list(rows_of(docs))
+
+    def cut(number: int, size: int, again: int) -> list[tuple[int, int, int, str]]:
+        pieces = chunk(docs.iloc[[number]], size, again, tokenizer, structure=structure)
+        return [(row.start, row.end, row.tokens, row.metadata.get("headings", "")) for row in pieces.itertuples()]
+
+    more = (", tokenizer=tokenizer" if tokenizer is not None else "") + (f", structure={structure!r}" if structure else "")
+    return Inspector([(row["id"], row["text"]) for row in rows], cut, lambda size, again: f"ops.data.chunk(docs, max_tokens={size}, overlap={again}{more})",
+                     max_tokens, overlap)
 
 # %% ../nbs/02_data.ipynb #1dd8f1c6
 _LATER = {

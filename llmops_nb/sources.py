@@ -41,6 +41,7 @@ class File:
     source: str  # path or address, without user name and password
     open: Callable[[], BinaryIO]
     size: int | None  # bytes; None when it is not known before reading
+    address: str | None = None  # as it was given, with what is secret in it; None for a file on this machine
 
     @property
     def ending(self) -> str:
@@ -110,7 +111,7 @@ def _remote(
     except Exception as error:
         raise _lost(error, source) from None
     base = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if globbing.has_magic(path) else path.rpartition("/")[0] if named else path
-    files = [File(name.removeprefix(base).lstrip("/"), _address(source, name), partial(system.open, name, "rb"), info.get("size"))
+    files = [File(name.removeprefix(base).lstrip("/"), _address(source, name), partial(system.open, name, "rb"), info.get("size"), source)
              for name, info in sorted(found.items()) if info["type"] == "file"]
     if not files:
         raise NotFound("There is no file to read here.", given=shown, allowed=f"files ending in {', '.join(READERS)}")
@@ -123,7 +124,7 @@ def _web_page(system: Any, source: str) -> File:
     name = urlsplit(source).path.rstrip("/").rpartition("/")[2] or "index"
     if not os.path.splitext(name)[1]:
         name += mimetypes.guess_extension(info.get("mimetype", "")) or ""
-    return File(name, without_password(source), partial(system.open, source, "rb"), info.get("size"))
+    return File(name, without_password(source), partial(system.open, source, "rb"), info.get("size"), source)
 
 # %% ../nbs/02_data_sources.ipynb #38c66a84
 def without_password(
@@ -140,8 +141,11 @@ def _address(source: str, path: str) -> str:
 
 
 def _said(error: Exception, source: str) -> str:
-    "An error's own words, without the address."
-    return shorten(str(error).replace(source, without_password(source)) or type(error).__name__, 200)
+    "An error's own words, without what is secret in the address."
+    said, parts = str(error).replace(source, without_password(source)), urlsplit(source)
+    for secret in filter(None, (parts.query, parts.password, parts.username)):
+        said = said.replace(secret, "…")
+    return shorten(said or type(error).__name__, 200)
 
 
 def _lost(error: Exception, source: str) -> OpsError:
@@ -163,7 +167,11 @@ def _in_file(file: File, wanted: Wanted, reader: str | Reader | None, bar: "tqdm
                 yield from _documents(file.name, file.source, part, title)
     except OpsError:
         raise
-    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except Exception as error:
+        if file.address is not None:
+            raise _lost(error, file.address) from None
+        if not isinstance(error, (EOFError, OSError, zlib.error, lzma.LZMAError)):
+            raise
         packed = file.ending in PACKED and not getattr(error, "errno", None)
         what = f"it is not what its ending {file.ending} says, or was cut off" if packed else getattr(error, "strerror", None) or error
         raise StorageError(f"This file cannot be read: {what}.", given=file.source) from error

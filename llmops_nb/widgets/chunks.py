@@ -124,7 +124,7 @@ def _live_class() -> type:
 
     class ChunkView(anywidget.AnyWidget):
         _esm, _css = script("chunks"), sheet
-        names = traitlets.List().tag(sync=True)
+        names: Any = traitlets.List().tag(sync=True)
         shown = traitlets.Dict().tag(sync=True)  # all that is drawn, in one message
 
     return ChunkView
@@ -199,7 +199,8 @@ class Inspector:
         if not isinstance(message, dict):
             return
         if message.get("do") == "keep" and self._keep is not None:
-            return self._keep(self._picture())
+            self._keep(self._picture())
+            return
         try:
             self.set(**{str(name): int(value) for name, value in dict(message.get("set") or {}).items()})
         except Exception as error:  # noqa: BLE001 - there is no caller; the view shows it
