@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake.html.md"""
 # %% auto #0
 __all__ = ['T', 'BUCKETS', 'Place', 'write', 'read', 'batches', 'query', 'tables', 'versions', 'remove']
 
-# %% ../../nbs/storage/lake.ipynb #c770f051
+# %% ../../nbs/storage/lake.ipynb #41082eeb
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-# %% ../../nbs/storage/lake.ipynb #d7aa45ff
+# %% ../../nbs/storage/lake.ipynb #a177e71d
 from ..errors import InputError, NotFound, StorageError, require, shorten
 from .files import NAME, plain_name
 from .lake_columns import arrow, mark_of, marked, to_arrow, to_frame
@@ -28,12 +28,12 @@ from .lake_remote import Bucket, Delta, hidden
 from .versions import disk_errors
 from .workspace import current, current_or_none
 
-# %% ../../nbs/storage/lake.ipynb #dd0318bc
+# %% ../../nbs/storage/lake.ipynb #d646fafe
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake.ipynb #9e97791d
+# %% ../../nbs/storage/lake.ipynb #c9f4cb26
 class Place(Protocol):
     "What every home of tables can do."
 
@@ -47,7 +47,7 @@ class Place(Protocol):
     def versions(self) -> list[Table]: "All, oldest first."
     def remove(self, versions: list[str]) -> None: "Remove these."
 
-
+# %% ../../nbs/storage/lake.ipynb #0f15bcc1
 T = TypeVar("T")
 BUCKETS = ("s3", "gs", "gcs", "abfs", "abfss")
 
@@ -75,7 +75,7 @@ def _place(spec: object) -> tuple[Place, str | None]:
         return Folder(hidden(url), Path(urlsplit(url).path)), version or None
     return (Delta if scheme.startswith("delta") else Bucket)(url), version or None
 
-# %% ../../nbs/storage/lake.ipynb #604f5d58
+# %% ../../nbs/storage/lake.ipynb #0aa8b557
 def write(
     name: str,  # a table of the workspace, or an address
     docs: "pd.DataFrame | Iterable[pd.DataFrame]",  # all rows; the frames of an iterable are written as they come
@@ -97,7 +97,7 @@ def write(
         finally:
             draft.abort()
 
-
+# %% ../../nbs/storage/lake.ipynb #fc2cc0a1
 def _frames(docs: Any, name: str) -> "Iterator[pd.DataFrame]":
     import pandas as pd
     from tqdm.auto import tqdm
@@ -114,7 +114,7 @@ def _frames(docs: Any, name: str) -> "Iterator[pd.DataFrame]":
             yield frame
             bar.update(len(frame))
 
-# %% ../../nbs/storage/lake.ipynb #bc3d1cd6
+# %% ../../nbs/storage/lake.ipynb #b6d6f48e
 def read(
     name: str,  # a table, a version (books@3f2a), or an address
     columns: Sequence[str] | None = None,  # only these
@@ -136,7 +136,7 @@ def batches(
         raise InputError("A frame has at least one row.", given=f"rows={rows!r}")
     return _framed(*_opened(name, columns, rows), rows)
 
-
+# %% ../../nbs/storage/lake.ipynb #75f75810
 def _opened(name: str, columns: Sequence[str] | None, rows: int = 10_000) -> "tuple[Reader, pa.Schema]":
     place, version = _place(name)
     names = None if columns is None else list(columns) if not isinstance(columns, str) else [columns]
@@ -147,7 +147,7 @@ def _opened(name: str, columns: Sequence[str] | None, rows: int = 10_000) -> "tu
         raise InputError("The table has no such column.", given=missing, allowed=reader.schema.names)
     return reader, reader.schema if names is None else arrow().schema([reader.schema.field(one) for one in names])
 
-# %% ../../nbs/storage/lake.ipynb #9de392eb
+# %% ../../nbs/storage/lake.ipynb #0fbbf739
 def _framed(reader: Reader, schema: "pa.Schema", rows: int) -> "Iterator[pd.DataFrame]":
     lines = map(json.loads, reader.notes)
     line, end = next(lines, None), 0
@@ -179,7 +179,7 @@ def _pieces(reader: Reader, schema: "pa.Schema", rows: int) -> "Iterator[pa.Tabl
         count += piece.num_rows
     yield pa.concat_tables(waiting)
 
-# %% ../../nbs/storage/lake.ipynb #43c37a89
+# %% ../../nbs/storage/lake.ipynb #c789d05c
 def query(
     sql: str,
     *,
@@ -202,7 +202,7 @@ def query(
         connection.execute("SET lock_configuration=true")
         return to_frame(_answer(connection, sql, parameters))
 
-
+# %% ../../nbs/storage/lake.ipynb #c6e6beda
 @contextmanager
 def _duckdb(sql: str, memory: str | None) -> Iterator[Any]:
     "A database in memory that cannot leave it."
@@ -219,7 +219,7 @@ def _duckdb(sql: str, memory: str | None) -> Iterator[Any]:
         if connection is not None:
             connection.close()
 
-
+# %% ../../nbs/storage/lake.ipynb #f99d8b65
 def _refusal(duckdb: Any, error: Exception, sql: str) -> Exception:
     said = shorten(str(error).partition("\n\nPossible solutions")[0].strip(), 400)
     if isinstance(error, duckdb.PermissionException) or "configuration has been locked" in said:
@@ -230,7 +230,7 @@ def _refusal(duckdb: Any, error: Exception, sql: str) -> Exception:
         return NotFound(said, given=sql, allowed=sorted(_names()) if current_or_none() else None)
     return (StorageError if isinstance(error, (duckdb.IOException, duckdb.InternalException)) else InputError)(said, given=sql)
 
-# %% ../../nbs/storage/lake.ipynb #4dbf8724
+# %% ../../nbs/storage/lake.ipynb #eb6dd158
 def _names() -> list[str]:
     return [path.parent.name for path in (current().path / "lake").glob("*/current") if NAME.fullmatch(path.parent.name)]
 
@@ -241,7 +241,7 @@ def _named(sql: str, known: Iterable[str]) -> set[str]:
     names = {name for name in known if re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", said)}
     return names | set(re.findall(rf'"({NAME.pattern}@[0-9a-f]+)"', sql))
 
-
+# %% ../../nbs/storage/lake.ipynb #8fcc199c
 def _register(connection: Any, name: str, tables: "Mapping[str, pd.DataFrame | str]") -> None:
     "Make a table known under this name."
     import pandas as pd
@@ -269,23 +269,30 @@ def _source(spec: object) -> Any:
     reader = place.open(version)
     return arrow().concat_tables([reader.schema.empty_table(), *reader.pieces])
 
-# %% ../../nbs/storage/lake.ipynb #f0668cc0
+# %% ../../nbs/storage/lake.ipynb #11812a89
 def _answer(connection: Any, sql: str, parameters: Any) -> "pa.Table":
-    "The result's columns; JSON is marked, and sums of whole numbers are whole numbers again."
+    "The result's columns: JSON is marked, sums of whole numbers are whole numbers again, and decimals are floats."
     pa = arrow()
     kinds, table = _interruptible(connection, lambda: _asked(connection, sql, parameters))
     fields, columns = [], []
     for kind, field, column in zip(kinds, table.schema, table.columns, strict=True):
         if kind == "HUGEINT":
-            try:
-                column = column.cast(pa.int64())
-            except pa.ArrowException:
-                column = column.cast(pa.float64())
+            column = _whole(column)
+        elif kind.startswith("DECIMAL"):
+            column = column.cast(pa.float64())
         fields.append(marked(field.name, column.type, {"json": True} if kind == "JSON" else {}))
         columns.append(column)
     return pa.table(columns, schema=pa.schema(fields))
 
 
+def _whole(column: Any) -> Any:
+    pa = arrow()
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowException:
+        return column.cast(pa.float64())
+
+# %% ../../nbs/storage/lake.ipynb #6d5ea816
 def _asked(connection: Any, sql: str, parameters: Any) -> "tuple[list[str], pa.Table]":
     found = connection.execute(sql, parameters)
     kinds = [str(column[1]) for column in found.description or ()]
@@ -302,7 +309,7 @@ def _interruptible(connection: Any, work: Callable[[], T]) -> T:
             connection.interrupt()
             raise
 
-# %% ../../nbs/storage/lake.ipynb #d92d607c
+# %% ../../nbs/storage/lake.ipynb #4a1c0e2e
 def tables() -> "pd.DataFrame":
     "The workspace's tables: table, version, rows, bytes, when, versions, problem."
     import pandas as pd
@@ -320,7 +327,7 @@ def tables() -> "pd.DataFrame":
     made = pd.DataFrame(rows, columns=["table", "version", "rows", "bytes", "when", "versions", "problem"])
     return made.astype({"rows": "Int64", "bytes": "Int64", "versions": "Int64", "when": "datetime64[us, UTC]", **dict.fromkeys(("table", "version", "problem"), "str")})
 
-
+# %% ../../nbs/storage/lake.ipynb #bdf0fe51
 def versions(
     name: str,  # a table, or an address
 ) -> "pd.DataFrame":
@@ -334,7 +341,7 @@ def versions(
     newest = place.current()
     return pd.DataFrame([{"version": one.version, "rows": one.rows, "bytes": one.bytes, "when": one.when, "current": one.version == newest} for one in found])
 
-
+# %% ../../nbs/storage/lake.ipynb #4796abfc
 def remove(
     name: str,  # a table, or one of its versions (books@3f2a)
     keep: int = 0,  # without a version: so many of the newest stay, and the current one

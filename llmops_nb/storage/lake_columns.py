@@ -7,20 +7,20 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_columns.html.md"""
 # %% auto #0
 __all__ = ['MARK', 'arrow', 'json_text', 'to_arrow', 'marked', 'nullable', 'to_frame', 'mark_of']
 
-# %% ../../nbs/storage/lake_columns.ipynb #702ee5ac
+# %% ../../nbs/storage/lake_columns.ipynb #96eb6dd9
 import json
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_columns.ipynb #1f2bdd5d
+# %% ../../nbs/storage/lake_columns.ipynb #7f1196f9
 from ..errors import InputError, require, shorten
 from .files import encodable
 
-# %% ../../nbs/storage/lake_columns.ipynb #da323e74
+# %% ../../nbs/storage/lake_columns.ipynb #f1d9758d
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_columns.ipynb #a68dc355
+# %% ../../nbs/storage/lake_columns.ipynb #f01bf402
 MARK = b"llmops_nb"  # in a field's metadata: what the column was in pandas
 
 
@@ -41,7 +41,7 @@ def _checked_keys(value: Any) -> None:
         if isinstance(one, (dict, list, tuple)):
             _checked_keys(one)
 
-
+# %% ../../nbs/storage/lake_columns.ipynb #50e1b7b3
 def _plain_number(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy's numbers and arrays
         return value.tolist()
@@ -55,7 +55,7 @@ def json_text(
     _checked_keys(value)
     return encodable(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain_number))
 
-# %% ../../nbs/storage/lake_columns.ipynb #6780e529
+# %% ../../nbs/storage/lake_columns.ipynb #ed9b0fde
 def to_arrow(
     frame: "pd.DataFrame",
 ) -> "pa.Table":
@@ -79,7 +79,7 @@ def marked(
     "A column that remembers what it was."
     return arrow().field(name, type, metadata={MARK: json.dumps(mark)} if mark else None)
 
-
+# %% ../../nbs/storage/lake_columns.ipynb #c5425a6e
 def _column(name: str, series: "pd.Series") -> "tuple[pa.ChunkedArray, dict]":
     "The values, and what else pandas must know."
     pa = arrow()
@@ -93,7 +93,7 @@ def _column(name: str, series: "pd.Series") -> "tuple[pa.ChunkedArray, dict]":
                          allowed="texts, numbers, booleans, bytes, dates and times, arrays; dicts and lists of those",
                          next_step="Convert it: docs[column] = docs[column].map(str).") from None
 
-
+# %% ../../nbs/storage/lake_columns.ipynb #75c5728b
 def _canonical(type: "pa.DataType") -> "pa.DataType":
     "One type where Arrow has several for the same values."
     pa = arrow()
@@ -110,7 +110,7 @@ def _canonical(type: "pa.DataType") -> "pa.DataType":
         raise TypeError(f"{type.extension_name} has no column type that other tools know")
     return pa.float32() if of.is_float16(type) else type
 
-# %% ../../nbs/storage/lake_columns.ipynb #81634e9b
+# %% ../../nbs/storage/lake_columns.ipynb #ea0a129b
 def _typed(series: "pd.Series") -> "tuple[pa.Array, dict]":
     import pandas as pd
 
@@ -127,7 +127,7 @@ def _missing(value: Any) -> bool:
 
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
 
-
+# %% ../../nbs/storage/lake_columns.ipynb #83115e49
 def _objects(series: "pd.Series") -> "tuple[pa.Array, dict]":
     pa = arrow()
     values = [None if _missing(value) else value for value in series]
@@ -146,7 +146,7 @@ def nullable(type: "pa.DataType") -> str:
     "pandas' name of an integer that may be missing: Int64, UInt8."
     return str(type).replace("uint", "UInt").replace("int", "Int")
 
-# %% ../../nbs/storage/lake_columns.ipynb #3f68c89e
+# %% ../../nbs/storage/lake_columns.ipynb #90c1906a
 def to_frame(
     table: "pa.Table",
 ) -> "pd.DataFrame":
@@ -158,7 +158,7 @@ def to_frame(
     frame.columns = pd.Index(table.column_names)
     return frame
 
-
+# %% ../../nbs/storage/lake_columns.ipynb #0ef442ce
 def mark_of(field: "pa.Field") -> dict[str, Any]:
     "What is known of a column beside its type."
     return dict(json.loads((field.metadata or {}).get(MARK, b"{}")))

@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_databases.html.md"""
 # %% auto #0
 __all__ = ['Database', 'Postgres', 'Warehouse']
 
-# %% ../../nbs/storage/lake_databases.ipynb #eb532885
+# %% ../../nbs/storage/lake_databases.ipynb #021c26ee
 import io
 import secrets
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_databases.ipynb #63c9be33
+# %% ../../nbs/storage/lake_databases.ipynb #1e814768
 from ..errors import InputError, MissingExtra, NotFound, require, shorten
 from .lake_columns import arrow, mark_of, marked
 from .lake_drafts import Draft, groups
 from .lake_files import Reader, Table, described
 from .lake_remote import hidden, local_draft, reaching
 
-# %% ../../nbs/storage/lake_databases.ipynb #c64f7d4d
+# %% ../../nbs/storage/lake_databases.ipynb #70722fe1
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_databases.ipynb #5c6b57fc
+# %% ../../nbs/storage/lake_databases.ipynb #ca22299a
 class Database:
     "A table in a database, or the database itself when no table is named."
 
@@ -70,7 +70,7 @@ class Database:
         "Refused: what others use is not ours to drop. Raises: `InputError`."
         raise InputError("Tables in a database are dropped there.", given=self.name)
 
-# %% ../../nbs/storage/lake_databases.ipynb #d84366bb
+# %% ../../nbs/storage/lake_databases.ipynb #89c522c3
 def _column_type(field: "pa.Field") -> str:
     "PostgreSQL's type for a column. Raises: `InputError`."
     of, kind = arrow().types, field.type
@@ -91,7 +91,7 @@ def _column_type(field: "pa.Field") -> str:
         raise InputError(f"PostgreSQL gets no type for the column {shorten(field.name, 80)!r}.", given=str(kind), next_step="Convert it first, for example to text or to seconds.")
     return plain[str(kind)]
 
-
+# %% ../../nbs/storage/lake_databases.ipynb #dea18a26
 def _csv(piece: "pa.Table") -> bytes:
     "Rows as COPY reads them: texts in quotes, nothing at all for a missing value. Raises: `InputError` for times finer than a microsecond."
     pa, made = arrow(), []
@@ -109,7 +109,7 @@ def _csv(piece: "pa.Table") -> bytes:
     require("pyarrow.csv", "lake").write_csv(table, sink, require("pyarrow.csv", "lake").WriteOptions(include_header=False))
     return sink.getvalue()
 
-
+# %% ../../nbs/storage/lake_databases.ipynb #cd5e826e
 def _element(value: Any) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -123,7 +123,7 @@ def _microseconds(field: "pa.Field", column: Any) -> Any:
     except pa.ArrowException:
         raise InputError(f"PostgreSQL keeps times to the microsecond; {shorten(field.name, 80)!r} has finer ones.", next_step='Round it first: docs["when"].dt.floor("us").') from None
 
-# %% ../../nbs/storage/lake_databases.ipynb #1d509aa6
+# %% ../../nbs/storage/lake_databases.ipynb #5d0cd73f
 _KINDS = {"int2": "int16", "int4": "int32", "int8": "int64", "float4": "float32", "float8": "float64", "bool": "bool_", "bytea": "large_binary", "date": "date32"}
 
 
@@ -143,7 +143,7 @@ def _rows(description: list, rows: list[tuple]) -> "pa.Table":
         fields.append(marked(column.name, columns[-1].type, {"json": True} if name in ("json", "jsonb") else {}))
     return pa.table(columns, schema=pa.schema(fields))
 
-# %% ../../nbs/storage/lake_databases.ipynb #2efc3730
+# %% ../../nbs/storage/lake_databases.ipynb #f96da632
 class Postgres(Database):
     "A table in PostgreSQL."
 
@@ -233,7 +233,7 @@ def _chained(first: "pa.Table", rest: "Iterator[pa.Table]") -> "Iterator[pa.Tabl
     yield first
     yield from rest
 
-# %% ../../nbs/storage/lake_databases.ipynb #34c1d294
+# %% ../../nbs/storage/lake_databases.ipynb #3ea89896
 class Warehouse(Database):
     "A table in a database that ibis knows."
 
@@ -309,7 +309,7 @@ class Warehouse(Database):
             found = connection.sql(statement)
             return found.to_pyarrow().cast(_marked(found.schema()))
 
-# %% ../../nbs/storage/lake_databases.ipynb #6de26fb8
+# %% ../../nbs/storage/lake_databases.ipynb #3367d50b
 def _IbisError() -> type[Exception]:
     return require("ibis.common.exceptions", "warehouse").IbisError
 

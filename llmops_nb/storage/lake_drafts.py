@@ -8,7 +8,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_drafts.html.md"""
 __all__ = ['GROUP', 'Fingerprint', 'same_columns', 'widened', 'fitted', 'Draft', 'grouped', 'groups', 'schema_of', 'Notes',
            'merged']
 
-# %% ../../nbs/storage/lake_drafts.ipynb #9dd8861f
+# %% ../../nbs/storage/lake_drafts.ipynb #da88c1ad
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -16,16 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_drafts.ipynb #0a720a04
+# %% ../../nbs/storage/lake_drafts.ipynb #62018a34
 from ..errors import InputError, require, shorten
 from .lake_columns import arrow, json_text, mark_of, marked, nullable, to_arrow
 
-# %% ../../nbs/storage/lake_drafts.ipynb #22ec4b69
+# %% ../../nbs/storage/lake_drafts.ipynb #ef048986
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_drafts.ipynb #9e7a8a64
+# %% ../../nbs/storage/lake_drafts.ipynb #07302332
 class Fingerprint:
     "A hash of rows, names, types and notes that does not depend on how they were cut."
 
@@ -87,7 +87,7 @@ class Fingerprint:
         columns = [(field.name, str(field.type), mark_of(field)) for field in schema]
         return hashlib.sha256(json.dumps([columns, self.rows, {name: stream.hexdigest() for name, stream in self._streams.items()}], sort_keys=True).encode()).hexdigest()[:16]
 
-
+# %% ../../nbs/storage/lake_drafts.ipynb #80a08bf6
 def _bytes(values: "pa.Array") -> Any:
     "The bytes of numbers, those of missing ones as 0."
     pa, compute = arrow(), require("pyarrow.compute", "lake")
@@ -98,7 +98,7 @@ def _bytes(values: "pa.Array") -> Any:
     values = compute.fill_null(values, 0) if values.null_count else values
     return memoryview(values.to_numpy(zero_copy_only=False)).cast("B")
 
-# %% ../../nbs/storage/lake_drafts.ipynb #b0e981eb
+# %% ../../nbs/storage/lake_drafts.ipynb #ed0bbd8f
 def same_columns(
     one: "pa.Schema",
     two: "pa.Schema",
@@ -117,7 +117,7 @@ def widened(
     same_columns(one, two)
     return arrow().schema([_wider(field, two.field(field.name)) for field in one])
 
-
+# %% ../../nbs/storage/lake_drafts.ipynb #88947d03
 def _wider(one: "pa.Field", two: "pa.Field") -> "pa.Field":
     pa = arrow()
     if one.equals(two, check_metadata=True):
@@ -137,7 +137,7 @@ def _wider(one: "pa.Field", two: "pa.Field") -> "pa.Field":
         mark = {"dtype": nullable(merged)}
     return marked(one.name, merged, mark)
 
-
+# %% ../../nbs/storage/lake_drafts.ipynb #73ba3506
 def fitted(
     table: "pa.Table",
     schema: "pa.Schema",  # what `widened` gave
@@ -149,7 +149,7 @@ def fitted(
         raise InputError("Frames have types that no single type holds exactly.", given=shorten(str(error), 200),
                          next_step="Give the column one type in every frame: frame[column].astype(...).") from None
 
-# %% ../../nbs/storage/lake_drafts.ipynb #1f479483
+# %% ../../nbs/storage/lake_drafts.ipynb #0c279318
 GROUP = 16 * 2**20  # bytes of a row group in memory
 
 
@@ -256,7 +256,7 @@ class Draft:
         "Rows so far."
         return self._prints.rows
 
-# %% ../../nbs/storage/lake_drafts.ipynb #986985f6
+# %% ../../nbs/storage/lake_drafts.ipynb #8dd6ca42
 def grouped(
     table: "pa.Table",
     rows: int = 0,  # in each piece; 0: as many as GROUP bytes hold
@@ -290,7 +290,7 @@ def schema_of(
     "The columns of a Parquet file."
     return require("pyarrow.parquet", "lake").read_schema(file)
 
-
+# %% ../../nbs/storage/lake_drafts.ipynb #9a7834f2
 class Notes(tuple):
     "Notes that came with the rows. pandas copies attrs with every step; these are shared instead."
 

@@ -7,7 +7,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/storage/lake_remote.html.md"""
 # %% auto #0
 __all__ = ['hidden', 'cleaned', 'reaching', 'local_draft', 'Bucket', 'Delta']
 
-# %% ../../nbs/storage/lake_remote.ipynb #7860edd6
+# %% ../../nbs/storage/lake_remote.ipynb #52a8a34b
 import re
 import tempfile
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# %% ../../nbs/storage/lake_remote.ipynb #6e9285d9
+# %% ../../nbs/storage/lake_remote.ipynb #630457bb
 from ..errors import InputError, NotFound, OpsError, StorageError, require, shorten
 from .lake_columns import arrow, mark_of, marked
 from .lake_drafts import Draft, groups
 from .lake_files import Files, Reader, Table, described, facts
 from .versions import disk_errors
 
-# %% ../../nbs/storage/lake_remote.ipynb #9f6a43a7
+# %% ../../nbs/storage/lake_remote.ipynb #50074d66
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# %% ../../nbs/storage/lake_remote.ipynb #13bf1341
+# %% ../../nbs/storage/lake_remote.ipynb #4f4913a1
 _SECRET = re.compile(r"pass|pwd|token|secret|key|cred|sig", re.IGNORECASE)
 
 
@@ -58,7 +58,7 @@ def cleaned(
         text = text.replace(part, "***")
     return text
 
-
+# %% ../../nbs/storage/lake_remote.ipynb #47b6ab62
 @contextmanager
 def reaching(
     url: str,
@@ -75,7 +75,7 @@ def reaching(
         raise StorageError(f"This table could not be reached: {said}", given=hidden(url),
                            next_step="Check the address, the credentials and the connection; what was published before is untouched.") from None
 
-# %% ../../nbs/storage/lake_remote.ipynb #1e5a5593
+# %% ../../nbs/storage/lake_remote.ipynb #5a301dbc
 @contextmanager
 def local_draft() -> Iterator[Path]:
     "A folder in this machine's temporary directory, for what is sent elsewhere."
@@ -139,7 +139,7 @@ class Bucket(Files):
             for version in versions:
                 self.system.delete_dir(f"{self.root}/{version}")
 
-# %% ../../nbs/storage/lake_remote.ipynb #c4d0be21
+# %% ../../nbs/storage/lake_remote.ipynb #3aa4aa17
 class Delta:
     "A table in Delta Lake."
 
@@ -238,7 +238,7 @@ class Delta:
         "Refused: other writers rely on the log. Raises: `InputError`."
         raise InputError("Versions of a Delta table are removed by Delta itself.", given=self.name, next_step="deltalake.DeltaTable(path).vacuum(...)")
 
-# %% ../../nbs/storage/lake_remote.ipynb #c0a94cf6
+# %% ../../nbs/storage/lake_remote.ipynb #1a6e2354
 def _delta_field(field: "pa.Field") -> "pa.Field":
     "The nearest type Delta has. Raises: `InputError`."
     pa, of = arrow(), arrow().types
@@ -252,7 +252,7 @@ def _delta_field(field: "pa.Field") -> "pa.Field":
         raise InputError(f"Delta Lake has no type for the column {shorten(field.name, 80)!r}.", given=str(kind), next_step="Convert it first, for example to text or to seconds.")
     return marked(field.name, pa.large_string() if of.is_null(kind) else kind, mark_of(field))
 
-
+# %% ../../nbs/storage/lake_remote.ipynb #2c759537
 def _delta_rows(piece: "pa.Table", schema: "pa.Schema") -> "pa.Table":
     try:
         return piece.cast(schema)
