@@ -106,6 +106,9 @@ def test_sizes_are_changed_seen_and_kept(tmp_path: Path, theme: str, width: int)
         page.locator(".ops-kept").get_by_text("max_tokens=160, overlap=0").wait_for()
         assert page.get_by_text("Error displaying widget").filter(visible=True).count() == 0
         screenshot(page, f"chunks-kept-{theme.lower()}-{width}")
+        page.wait_for_timeout(1500)
+        page.goto("about:blank")  # a server that is told to end while a page connects may wait in vain
+        page.wait_for_timeout(1000)
 
 
 def test_100_kilobytes_are_cut_again_while_the_slider_moves(tmp_path: Path) -> None:

@@ -76,9 +76,9 @@ function render({ model, el }) {
   }
 
   function mark(chunk, follow) {
-    rows.querySelectorAll(".ops-chosen").forEach((row) => row.classList.remove("ops-chosen"));
-    const chosen = rows.querySelectorAll(`[data-chunk="${chunk}"]`);
-    chosen.forEach((row) => row.classList.add("ops-chosen"));
+    const has = (row) => Number(row.dataset.first) <= chunk && chunk <= Number(row.dataset.chunk);
+    const chosen = [...rows.children].filter(has);
+    for (const row of rows.children) row.classList.toggle("ops-chosen", has(row));
     if (follow && chosen.length) rows.scrollTop = chosen[0].offsetTop;
   }
 
