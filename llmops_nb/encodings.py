@@ -42,7 +42,7 @@ def fast(
         inner.no_padding()
     return inner if said in (None, len(inner.encode(_PROBE))) else None
 
-# %% ../nbs/02_data_encodings.ipynb #0558b49e
+# %% ../nbs/02_data_encodings.ipynb #02f4aa53
 EDGE = 40  # characters encoded again at each end of a span
 
 
@@ -60,7 +60,7 @@ def _meet(
     for here, after in zip(first, first[1:], strict=False):
         there = token_at(whole, spans[here][0] + shift, near)
         then = there + after - here
-        if 0 < there and then < len(whole) and all(
+        if there > 0 and then < len(whole) and all(
                 whole.token_to_chars(b)[0] == spans[a][0] + shift and whole.token_to_word(b) != whole.token_to_word(b - 1) for a, b in ((here, there), (after, then))):
             return here, there
     return None

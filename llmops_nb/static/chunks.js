@@ -78,7 +78,10 @@ function render({ model, el }) {
   function mark(chunk, follow) {
     const has = (row) => Number(row.dataset.first) <= chunk && chunk <= Number(row.dataset.chunk);
     const chosen = [...rows.children].filter(has);
-    for (const row of rows.children) row.classList.toggle("ops-chosen", has(row));
+    for (const row of rows.children) {
+      row.classList.toggle("ops-chosen", has(row));
+      row.classList.toggle("ops-named", Number(row.dataset.chunk) === chunk);
+    }
     if (follow && chosen.length) rows.scrollTop = chosen[0].offsetTop;
   }
 

@@ -129,7 +129,7 @@ def _live_class() -> type:
 
     return ChunkView
 
-# %% ../../nbs/widgets/chunks.ipynb #a8f5e056
+# %% ../../nbs/widgets/chunks.ipynb #8b6948ee
 class Inspector:
     "The chunks of some documents, cut again when a size changes. Raises: what `cut` raises, for values given in code."
 
@@ -199,7 +199,8 @@ class Inspector:
         if not isinstance(message, dict):
             return
         if message.get("do") == "keep" and self._keep is not None:
-            return self._keep(self._picture())
+            self._keep(self._picture())
+            return
         try:
             self.set(**{str(name): int(value) for name, value in dict(message.get("set") or {}).items()})
         except Exception as error:  # noqa: BLE001 - there is no caller; the view shows it
