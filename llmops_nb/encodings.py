@@ -42,7 +42,7 @@ def fast(
         inner.no_padding()
     return inner if said in (None, len(inner.encode(_PROBE))) else None
 
-# %% ../nbs/02_data_encodings.ipynb #0558b49e
+# %% ../nbs/02_data_encodings.ipynb #02f4aa53
 EDGE = 40  # characters encoded again at each end of a span
 
 

@@ -2,8 +2,8 @@
 
 import json
 import os
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lab import NEEDS_BROWSER, browser_page, lab, run_all, screenshot
@@ -25,8 +25,7 @@ def cut(number, size, overlap):
     name, text = documents[number]
     spans, form = list(split(text, size, overlap)), structure_of(name)
     return [(*span, path) for span, path in zip(spans, headings(text, [start for start, _, _ in spans], form))]
-code = lambda size, overlap: f"chunks = ops.data.chunk(docs, max_tokens={size}, overlap={overlap})"
-inspector = Inspector(documents, cut, code, 96, 16)""",
+inspector = Inspector(documents, cut, lambda size, overlap: f"ops.data.chunk(docs, max_tokens={size}, overlap={overlap})", 96, 16)""",
     "inspector.show()",
 ]
 KERNEL_SAYS = """async (code) => {
@@ -55,12 +54,13 @@ REDRAW = """([size, rounds]) => new Promise((done) => {
 })"""
 
 
-def kernel_comes_to_say(page, code: str, expected: str) -> None:
-    """The view asks one thing at a time, so what a person did last reaches the kernel after the answer to what came before."""
-    until = time.monotonic() + 10
-    while (said := page.evaluate(KERNEL_SAYS, code)) != expected and time.monotonic() < until:
+def kernel_says(page: Any, code: str, value: str) -> None:
+    "Ask until the kernel has heard what was clicked."
+    for _ in range(100):
+        if (said := page.evaluate(KERNEL_SAYS, code)) == value:
+            return
         page.wait_for_timeout(50)
-    assert said == expected
+    assert said == value
 
 
 @pytest.mark.parametrize(("theme", "width"), VIEWS)
@@ -81,7 +81,7 @@ def test_sizes_are_changed_seen_and_kept(tmp_path: Path, theme: str, width: int)
         for _ in range(8):
             page.keyboard.press("ArrowRight")
         view.get_by_text("max_tokens=160, overlap=16").wait_for()
-        assert page.evaluate(KERNEL_SAYS, "(inspector.max_tokens, int(inspector.df.tokens.max()) <= 160)") == "(160, True)"
+        kernel_says(page, "(inspector.max_tokens, int(inspector.df.tokens.max()) <= 160)", "(160, True)")
         repeated = view.get_by_label("Tokens repeated, at most")
         repeated.focus()
         page.keyboard.press("Home")
@@ -94,7 +94,7 @@ def test_sizes_are_changed_seen_and_kept(tmp_path: Path, theme: str, width: int)
         view.locator(".ops-chosen[data-chunk='3']").wait_for()
         page.keyboard.press("?")
         view.get_by_text("next chunk").wait_for()
-        kernel_comes_to_say(page, "inspector.selection", "3")
+        kernel_says(page, "inspector.selection", "3")
         assert page.evaluate("() => document.querySelectorAll('.jp-Notebook .jp-CodeCell').length") == len(CELLS)  # no key reached Lab
 
         page.wait_for_timeout(1200)
@@ -106,6 +106,9 @@ def test_sizes_are_changed_seen_and_kept(tmp_path: Path, theme: str, width: int)
         page.locator(".ops-kept").get_by_text("max_tokens=160, overlap=0").wait_for()
         assert page.get_by_text("Error displaying widget").filter(visible=True).count() == 0
         screenshot(page, f"chunks-kept-{theme.lower()}-{width}")
+        page.wait_for_timeout(1500)
+        page.goto("about:blank")  # a server that is told to end while a page connects may wait in vain
+        page.wait_for_timeout(1000)
 
 
 def test_100_kilobytes_are_cut_again_while_the_slider_moves(tmp_path: Path) -> None:
@@ -132,9 +135,8 @@ def test_100_kilobytes_are_cut_again_while_the_slider_moves(tmp_path: Path) -> N
         view.get_by_label("Document", exact=True).select_option("manual, 400 KB")
         view.get_by_role("button", name="later part").click()
         view.get_by_role("button", name="later part").click()
-        view.get_by_text("of ", exact=False).last.wait_for()
-        assert page.evaluate(KERNEL_SAYS, "inspector.page") == "2"
-        assert page.evaluate(KERNEL_SAYS, "inspector.df.text.str.len().sum() >= 390_000") in ("True", "np.True_")
+        kernel_says(page, "inspector.page", "2")
+        kernel_says(page, "int(inspector.df.text.str.len().sum()) >= 390_000", "True")
         page.evaluate(KERNEL_SAYS, "inspector.set(document=0, max_tokens=64, overlap=8)")  # code moves the view
         view.get_by_text("max_tokens=64, overlap=8").wait_for()
         assert view.get_by_label("Tokens in a chunk, at most").input_value() == "64"

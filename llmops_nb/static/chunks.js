@@ -44,8 +44,9 @@ function render({ model, el }) {
   const part = make("span", { class: "ops-small" });
   const paging = make("div", { class: "ops-turn" }, back, on, part);
   const status = make("p", { class: "ops-small", role: "status" });
+  const help = make("p", { class: "ops-small", role: "status", hidden: true }, "↑ ↓ next chunk · Home End first and last · Tab to the controls · arrows move a slider");
   const root = make("div", { class: "ops-view ops-chunks ops-live tex2jax_ignore mathjax_ignore", role: "region", "aria-label": "Chunks" },
-    make("div", { class: "ops-controls" }, chooser, size.node, overlap.node), facts, problem, make("div", { class: "ops-code" }, code, copy), rows, paging, status);
+    make("div", { class: "ops-controls" }, chooser, size.node, overlap.node), facts, problem, make("div", { class: "ops-code" }, code, copy), rows, paging, status, help);
 
   async function copied() {
     try {
@@ -60,8 +61,8 @@ function render({ model, el }) {
   function keys(event) {
     const { first, after } = state();
     const to = { ArrowDown: selection + 1, ArrowUp: selection - 1, Home: first, End: after - 1 }[event.key];
-    if (event.key === "?") status.textContent = status.textContent ? "" : "↑ ↓ next chunk · Home End first and last · Tab to the controls · arrows move a slider";
-    else if (event.key === "Escape") status.textContent = "";
+    if (event.key === "?") help.hidden = !help.hidden;
+    else if (event.key === "Escape") help.hidden = true;
     else if (to === undefined) return;
     else pick(Math.max(first, Math.min(after - 1, to)), true);
     event.preventDefault();
@@ -75,9 +76,12 @@ function render({ model, el }) {
   }
 
   function mark(chunk, follow) {
-    rows.querySelectorAll(".ops-chosen").forEach((row) => row.classList.remove("ops-chosen"));
-    const chosen = rows.querySelectorAll(`[data-chunk="${chunk}"]`);
-    chosen.forEach((row) => row.classList.add("ops-chosen"));
+    const has = (row) => Number(row.dataset.first) <= chunk && chunk <= Number(row.dataset.chunk);
+    const chosen = [...rows.children].filter(has);
+    for (const row of rows.children) {
+      row.classList.toggle("ops-chosen", has(row));
+      row.classList.toggle("ops-named", Number(row.dataset.chunk) === chunk);
+    }
     if (follow && chosen.length) rows.scrollTop = chosen[0].offsetTop;
   }
 

@@ -38,7 +38,7 @@ def stretches(
         if first < after:
             yield start, end, range(first, after)
 
-# %% ../../nbs/widgets/chunks.ipynb #13c7f191
+# %% ../../nbs/widgets/chunks.ipynb #3d87a1d1
 def _label(number: int, chunk: Chunk, most: int) -> str:
     "What stands beside a chunk's beginning."
     share = min(100.0, 100 * chunk[2] / most)
@@ -52,7 +52,7 @@ def _row(text: str, chunks: Sequence[Chunk], start: int, end: int, owners: range
     shared = f'<span class="ops-shared-by">also in {", ".join(f"#{owner}" for owner in owners[:-1])}</span>' if len(owners) > 1 else ""
     above = f'<span class="ops-path">{inert(chunks[last][3])}</span>' if begins and chunks[last][3] else ""
     names = f'ops-stretch{" ops-begins" if begins else ""}{" ops-shared" if shared else ""}'
-    return (f'<div class="{names}" data-start="{start}" data-chunk="{last}"><div class="ops-side">{_label(last, chunks[last], most) if begins else ""}{shared}</div>'
+    return (f'<div class="{names}" data-start="{start}" data-first="{owners[0]}" data-chunk="{last}"><div class="ops-side">{_label(last, chunks[last], most) if begins else ""}{shared}</div>'
             f'<div class="ops-body">{above}<bdi class="ops-source">{inert(_trimmed(text[start:end]))}</bdi></div></div>')
 
 
@@ -124,12 +124,12 @@ def _live_class() -> type:
 
     class ChunkView(anywidget.AnyWidget):
         _esm, _css = script("chunks"), sheet
-        names: Any = traitlets.List().tag(sync=True)
+        names = traitlets.List().tag(sync=True)
         shown = traitlets.Dict().tag(sync=True)  # all that is drawn, in one message
 
     return ChunkView
 
-# %% ../../nbs/widgets/chunks.ipynb #a8f5e056
+# %% ../../nbs/widgets/chunks.ipynb #8b6948ee
 class Inspector:
     "The chunks of some documents, cut again when a size changes. Raises: what `cut` raises, for values given in code."
 
