@@ -124,7 +124,7 @@ def _live_class() -> type:
 
     class ChunkView(anywidget.AnyWidget):
         _esm, _css = script("chunks"), sheet
-        names = traitlets.List().tag(sync=True)
+        names: Any = traitlets.List().tag(sync=True)
         shown = traitlets.Dict().tag(sync=True)  # all that is drawn, in one message
 
     return ChunkView
