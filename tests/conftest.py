@@ -14,6 +14,7 @@ from hypothesis import settings
 settings.register_profile("same every time", derandomize=True)
 settings.load_profile("same every time")
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1")
+os.environ["RAY_AUTH_MODE"] = "disabled"  # a token would be written into the home folder
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
