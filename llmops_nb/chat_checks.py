@@ -243,18 +243,25 @@ def near_groups(
 ) -> list[int]:  # for each text, the place of the first of its group
     "Groups of questions linked by near copies; equal ones are always together. Raises: `InputError`."
     first: dict[str, int] = {}
-    parent = [first.setdefault(words_only(text) or plain(text), place) for place, text in enumerate(texts)]
+    equal = [(first.setdefault(words_only(text) or plain(text), place), place) for place, text in enumerate(texts)]
+    places = list(first.values())
+    alike = [(places[pair.first], places[pair.second]) for pair in pairs(list(first), near, WORDS)]
+    return _grouped(len(texts), [*equal, *alike])
+
+
+def _grouped(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
+    "For each of so many places, the first of those it is linked to, directly or through others."
+    parent = list(range(count))
 
     def root(place: int) -> int:
         while parent[place] != place:
             parent[place] = place = parent[parent[place]]
         return place
 
-    places = list(first.values())
-    for pair in pairs(list(first), near, WORDS):
-        low, high = sorted((root(places[pair.first]), root(places[pair.second])))
+    for one, two in links:
+        low, high = sorted((root(one), root(two)))
         parent[high] = low
-    return [root(place) for place in range(len(texts))]
+    return [root(place) for place in range(count)]
 
 # %% ../nbs/02_data_chat_checks.ipynb #c1a703df
 def _leaks(rows: list[tuple[str, dict[str, Any]]], tests: list[tuple[str, dict[str, Any]]], near: float) -> Iterator[tuple[str, Finding]]:
@@ -475,17 +482,9 @@ def _value(id: str, row: dict[str, Any], group: Any) -> Any:
 # %% ../nbs/02_data_chat_checks.ipynb #f3bf7958
 def _linked(keys: list[tuple[str, Any]]) -> list[int]:
     "For rows with two keys, the place of the first row that is linked to each by either."
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(key: tuple[str, str]) -> tuple[str, str]:
-        while parent.setdefault(key, key) != key:
-            parent[key] = key = parent[parent[key]]
-        return key
-
-    for asked, value in keys:
-        parent[root(("value", str(value)))] = root(("asked", asked))
     first: dict[tuple[str, str], int] = {}
-    return [first.setdefault(root(("asked", asked)), place) for place, (asked, _) in enumerate(keys)]
+    named = [(place, key) for place, (asked, value) in enumerate(keys) for key in (("asked", asked), ("value", str(value)))]
+    return _grouped(len(keys), [(first.setdefault(key, place), place) for place, key in named])
 
 # %% ../nbs/02_data_chat_checks.ipynb #0495e767
 def chat_stats(

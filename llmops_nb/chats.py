@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compute.replies import text_of
-from .documents import Lineage, Note
+from .documents import Note, with_lineage
 from .errors import InputError, NotFound
 from .readers import decode
 from .storage.versions import disk_errors
@@ -643,8 +643,7 @@ def chat_frame(
     columns = list(dict.fromkeys(["id", "messages", *(name for row in rows for name in row)]))
     missing = float("nan")
     table = pd.DataFrame({name: pd.Series([row.get(name, missing) for row in rows], dtype=object) for name in columns}, columns=columns)
-    table.attrs["lineage"] = Lineage((*(() if earlier is None else earlier.attrs.get("lineage", ())), *map(asdict, notes)))
-    return table
+    return with_lineage(table, earlier, map(asdict, notes))
 
 # %% ../nbs/02_data_chats.ipynb #7ad892ce
 def write_chats(

@@ -74,11 +74,11 @@ def load(
 ) -> "pd.DataFrame":  # id, text, source, metadata; `lineage(docs)` says what was left out
     "Documents as a table. Raises: `InputError`, `NotFound`, `StorageError`, `MissingExtra`."
     items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, progress="load")
-    found, notes = _parted(_once(items))
-    if not found:
-        reasons = [f"{note.id}: {note.reason}" for note in notes[:5]]
+    docs = _table(_once(items))
+    if docs.empty:
+        reasons = [f"{note['id']}: {note['reason']}" for note in docs.attrs["lineage"][:5]]
         raise InputError("There is no document in this source.", given=source, next_step=" ".join(["Nothing could be used.", *reasons]))
-    return table_of(found, COLUMNS, None, notes)
+    return docs
 
 # %% ../nbs/02_data.ipynb #5c09200e
 COLUMNS = ["id", "text", "source", "metadata"]
@@ -96,14 +96,15 @@ def _once(items: Iterable[Document | Note]) -> Iterator[Document | Note]:
         yield item
 
 
-def _parted(items: Iterable[Document | Note]) -> tuple[list[dict], list[Note]]:
+def _table(items: Iterable[Document | Note]) -> "pd.DataFrame":
+    "The documents as rows, the notes as lineage."
     rows, notes = list[dict](), list[Note]()
     for item in items:
         if isinstance(item, Note):
             notes.append(item)
         else:
             rows.append(vars(item))
-    return rows, notes
+    return table_of(rows, COLUMNS, None, notes)
 
 # %% ../nbs/02_data.ipynb #5dcce06b
 def batches(
@@ -123,15 +124,10 @@ def batches(
         part.append(item)
         size += len(item.text) if isinstance(item, Document) else len(item.reason)
         if size >= characters:
-            yield table_of(*_columns(part))
+            yield _table(part)
             part, size, tables = [], 0, tables + 1
     if part or not tables:
-        yield table_of(*_columns(part))
-
-
-def _columns(part: list[Document | Note]) -> tuple[list[dict], list[str], None, list[Note]]:
-    rows, notes = _parted(part)
-    return rows, COLUMNS, None, notes
+        yield _table(part)
 
 # %% ../nbs/02_data.ipynb #6976c1d5
 def clean(

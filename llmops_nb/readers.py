@@ -6,8 +6,8 @@ Docs: https://llmops-nb.github.io/llmops_nb/data_readers.html.md"""
 
 # %% auto #0
 __all__ = ['Reader', 'SLICE', 'CODE', 'READERS', 'PACKED', 'WHOLE', 'NAMED', 'Part', 'Wanted', 'decode', 'whole', 'too_large',
-           'plain', 'notebook', 'page', 'row_part', 'lines', 'jsonl', 'table', 'parquet', 'json_rows', 'pdf', 'word',
-           'layout', 'reader_for']
+           'plain', 'notebook', 'page', 'row_part', 'no_column', 'lines', 'jsonl', 'table', 'parquet', 'json_rows',
+           'pdf', 'word', 'layout', 'reader_for']
 
 # %% ../nbs/02_data_readers.ipynb #ded72237
 import codecs
@@ -203,6 +203,15 @@ def row_part(
     return Part(key, encodable(text), {name: encodable(value) if isinstance(value, str) else value for name, value in scalars.items()})
 
 
+def no_column(
+    what: str,  # CSV, Parquet file, dataset
+    wanted: Wanted,
+    columns: list[str],  # that it has
+) -> InputError:
+    "The refusal of rows without the column that should hold the text."
+    return InputError(f"This {what} has no column named {wanted.text}.", given=columns, next_step="Name the column that holds the text: text=...")
+
+
 def lines(
     file: BinaryIO,
     wanted: Wanted,
@@ -264,7 +273,7 @@ def table(file: BinaryIO, wanted: Wanted) -> Iterator[Part]:
         with _long_fields(wanted.max_bytes):
             columns = list(reader.fieldnames or ())
         if wanted.text not in columns:
-            raise InputError(f"This CSV has no column named {wanted.text}.", given=columns, next_step="Name the column that holds the text: text=...")
+            raise no_column("CSV", wanted, columns)
         while True:
             with _long_fields(wanted.max_bytes):
                 row = next(reader, None)
@@ -295,8 +304,7 @@ def parquet(file: BinaryIO, wanted: Wanted) -> Iterator[Part]:
     try:
         opened = reading.ParquetFile(file, pre_buffer=False)
         if wanted.text not in opened.schema_arrow.names:
-            raise InputError(f"This Parquet file has no column named {wanted.text}.", given=opened.schema_arrow.names,
-                             next_step="Name the column that holds the text: text=...")
+            raise no_column("Parquet file", wanted, opened.schema_arrow.names)
         number = 0
         for batch in opened.iter_batches(SLICE):
             for row in batch.to_pylist():
@@ -320,20 +328,27 @@ def json_rows(file: BinaryIO, wanted: Wanted) -> Iterator[Part]:
         yield row_part(row, f"row {number}", wanted) if isinstance(row, dict) else Part(f"row {number}", None, note=f"Row {number} is not an object.")
 
 # %% ../nbs/02_data_readers.ipynb #f7d87566
+@contextmanager
+def _readable(what: str, raw: bytes) -> Iterator[None]:
+    "Anything that goes wrong in the block says that the file is broken: a broken file breaks anywhere."
+    try:
+        yield
+    except OpsError:
+        raise
+    except Exception as error:
+        raise InputError(f"This is not a readable {what}: {type(error).__name__}: {str(error)[:150]}.", given=raw[:20]) from None
+
+
 def pdf(file: BinaryIO, wanted: Wanted) -> Iterator[Part]:
     "The pages of a PDF; its title is metadata. Raises: `InputError`, `MissingExtra`."
     pypdf = require("pypdf", "documents")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it can repair is no news
     raw = whole(file, wanted)
-    try:
+    with _readable("PDF", raw):
         opened = pypdf.PdfReader(io.BytesIO(raw))
         if opened.is_encrypted and not opened.decrypt(""):
             raise InputError("This PDF is locked with a password.", next_step="Save it without one.")
         title, pages = str((opened.metadata or {}).get("/Title") or "").strip(), len(opened.pages)
-    except OpsError:
-        raise
-    except Exception as error:  # a broken file breaks anywhere
-        raise InputError(f"This is not a readable PDF: {type(error).__name__}: {str(error)[:150]}.", given=raw[:20]) from None
     for number in range(pages):
         yield _page_of(opened, number, {**({"title": encodable(title)} if title else {}), "page": number + 1, "pages": pages})
 
@@ -353,17 +368,13 @@ def word(file: BinaryIO, wanted: Wanted) -> Iterator[Part]:
     "A Word file as Markdown: headings, lists and tables keep their form. Raises: `InputError`, `MissingExtra`."
     docx = require("docx", "documents")
     raw = whole(file, wanted)
-    try:
+    with _readable("Word file", raw):
         with zipfile.ZipFile(io.BytesIO(raw)) as packed:
             size = sum(entry.file_size for entry in packed.infolist())
         if size > wanted.max_bytes:
             raise too_large(f"it unpacks to {size:,} bytes", wanted.max_bytes, size)
         opened = docx.Document(io.BytesIO(raw))
         title, text = opened.core_properties.title.strip(), "\n\n".join(_blocks(opened))
-    except OpsError:
-        raise
-    except Exception as error:  # a broken file breaks anywhere
-        raise InputError(f"This is not a readable Word file: {type(error).__name__}: {str(error)[:150]}.", given=raw[:20]) from None
     yield Part(None, encodable(text), {"title": encodable(title)} if title else {})
 
 
@@ -419,7 +430,7 @@ def reader_for(
         return reader
     if reader is not None and reader not in NAMED:
         raise InputError("There is no such reader.", given=reader, allowed=[*NAMED, "a function (file, wanted) -> parts"])
-    stem = re.sub(r"\.(?:gz|bz2|xz)$", "", name.lower())
+    stem = re.sub(rf"(?:{'|'.join(map(re.escape, PACKED))})$", "", name.lower())
     ending = re.search(r"\.[^./\\]+$", stem)
     found = NAMED[reader] if reader else READERS.get(ending[0] if ending else "")
     if found is None:

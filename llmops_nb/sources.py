@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from . import python_manual
+from .compute.mapping import bars_hidden
 from .documents import Document, Note
 from .errors import InputError, NotFound, OpsError, StorageError, require, shorten
-from .readers import PACKED, READERS, WHOLE, Part, Reader, Wanted, reader_for, row_part, too_large
+from .readers import PACKED, READERS, WHOLE, Part, Reader, Wanted, no_column, reader_for, row_part, too_large
 from .storage.files import encodable
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def _hub(source: str, wanted: Wanted) -> Iterator[Document | Note]:
 def _split_of(name: str, source: str, rows: Any, wanted: Wanted) -> Iterator[Document | Note]:
     for number, row in enumerate(rows):
         if number == 0 and wanted.text not in row:
-            raise InputError(f"This dataset has no column named {wanted.text}.", given=list(row), next_step="Name the column that holds the text: text=...")
+            raise no_column("dataset", wanted, list(row))
         yield from _documents(name, source, row_part(row, f"row {number}", wanted), name)
 
 # %% ../nbs/02_data_sources.ipynb #904243d1
@@ -294,7 +295,7 @@ def _in_files(source: str, reading: Reading) -> Iterator[Document | Note]:
     from tqdm.auto import tqdm
 
     files, named = _remote(source, reading.options or {}) if re.match(r"[a-z][a-z0-9+.-]+://", source) else _local(source)
-    hidden = reading.progress is None or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # which tqdm's notebook bar does not ask
+    hidden = reading.progress is None or bars_hidden()
     with tqdm(total=sum(file.size or 0 for file in files), desc=reading.progress, unit="B", unit_scale=True, delay=0.5, leave=False, disable=hidden) as bar:
         for file in files:
             try:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from .job_log import EventLog, last, metric_rows
 from .job_process import JobContext, Stopped, is_alive
+from .mapping import bars_hidden
 from ..errors import InputError, NotFound, OpsError
 from ..storage.files import locked, plain_name, write_text
 from ..storage.workspace import current
@@ -279,8 +280,7 @@ def _watch(job: Job, timeout: float | None) -> None:
         while True:
             state, (events, place) = job.state, log.read(place)
             if report := last([event for event in events if event.get("total")], "report"):
-                hidden = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # which tqdm's notebook bar does not ask
-                bar = bar or tqdm(total=report["total"], desc=job.name, leave=False, disable=hidden)
+                bar = bar or tqdm(total=report["total"], desc=job.name, leave=False, disable=bars_hidden())
                 bar.update((report["step"] or 0) - bar.n)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in list(report["metrics"].items())[:3]}, refresh=False)
             if state not in ("starting", "running"):

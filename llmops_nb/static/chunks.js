@@ -35,7 +35,6 @@ function render({ model, el }) {
   const facts = make("p", { class: "ops-head", "aria-live": "polite" });
   const problem = make("p", { class: "ops-error", role: "alert" });
   const code = make("pre", { tabindex: "0", "aria-label": "the same as code" });
-  const copy = make("button", { type: "button", "data-lm-suppress-shortcuts": "true", click: copied }, "copy");
   const rows = make("div", { class: "ops-rows", tabindex: "0", role: "document", "aria-label": "The document with its chunks", "aria-keyshortcuts": "ArrowUp ArrowDown Home End ?",
     "data-lm-suppress-shortcuts": "true", keydown: keys, click: (event) => pick(Number(event.target.closest(".ops-stretch")?.dataset.chunk ?? selection)) });
   const turn = (by) => () => (ask({ page: state().page + by, selection: by > 0 ? state().after : Math.max(0, state().first - 1) }), (rows.scrollTop = 0));
@@ -46,17 +45,7 @@ function render({ model, el }) {
   const status = make("p", { class: "ops-small", role: "status" });
   const help = make("p", { class: "ops-small", role: "status", hidden: true }, "↑ ↓ next chunk · Home End first and last · Tab to the controls · arrows move a slider");
   const root = make("div", { class: "ops-view ops-chunks ops-live tex2jax_ignore mathjax_ignore", role: "region", "aria-label": "Chunks" },
-    make("div", { class: "ops-controls" }, chooser, size.node, overlap.node), facts, problem, make("div", { class: "ops-code" }, code, copy), rows, paging, status, help);
-
-  async function copied() {
-    try {
-      await navigator.clipboard.writeText(code.textContent);
-    } catch {
-      getSelection().selectAllChildren(code); // where pages may not write to the clipboard, the text is ready for Ctrl+C
-    }
-    copy.textContent = "copied";
-    setTimeout(() => (copy.textContent = "copy"), 1500);
-  }
+    make("div", { class: "ops-controls" }, chooser, size.node, overlap.node), facts, problem, make("div", { class: "ops-code" }, code, copier(code)), rows, paging, status, help);
 
   function keys(event) {
     const { first, after } = state();

@@ -31,3 +31,20 @@ function fill(node, html) {
   next.innerHTML = html;
   patch(node, next);
 }
+
+/** A button that copies what `node` says. */
+function copier(node) {
+  const button = make("button", { type: "button", "data-lm-suppress-shortcuts": "true", click: copied }, "copy");
+
+  async function copied() {
+    try {
+      await navigator.clipboard.writeText(node.textContent);
+    } catch {
+      getSelection().selectAllChildren(node); // where pages may not write to the clipboard, the text is ready for Ctrl+C
+    }
+    button.textContent = "copied";
+    setTimeout(() => (button.textContent = "copy"), 1500);
+  }
+
+  return button;
+}

@@ -53,7 +53,6 @@ function render({ model, el }) {
   const fields = make("div", { class: "ops-fields" });
   const said = make("div", { class: "ops-said", "aria-live": "polite" });
   const code = make("pre", { tabindex: "0", "aria-label": "the same as code" });
-  const copy = make("button", { type: "button", "data-lm-suppress-shortcuts": "true", click: copied }, "copy");
   const start = make("button", { type: "button", class: "ops-first", "data-lm-suppress-shortcuts": "true", click: () => send({ do: "start" }) }, "Start");
   const stop = make("button", { type: "button", "data-lm-suppress-shortcuts": "true", click: () => send({ do: "stop" }) }, "Stop");
   const status = make("span", { class: "ops-small", role: "status" });
@@ -62,17 +61,7 @@ function render({ model, el }) {
   const title = make("p", { class: "ops-part" }, "rows as they are trained on");
   const root = make("div", { class: "ops-view ops-finetune ops-live tex2jax_ignore mathjax_ignore", role: "form", "aria-label": "Fine-tuning" },
     fields, said, make("div", { class: "ops-actions" }, start, stop, status), make("p", { class: "ops-part" }, "the same as code"),
-    make("div", { class: "ops-code" }, code, copy), job, title, preview);
-
-  async function copied() {
-    try {
-      await navigator.clipboard.writeText(code.textContent);
-    } catch {
-      getSelection().selectAllChildren(code); // where pages may not write to the clipboard, the text is ready for Ctrl+C
-    }
-    copy.textContent = "copied";
-    setTimeout(() => (copy.textContent = "copy"), 1500);
-  }
+    make("div", { class: "ops-code" }, code, copier(code)), job, title, preview);
 
   function draw() {
     const state = model.get("state");
