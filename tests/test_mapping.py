@@ -150,12 +150,15 @@ def test_spans_inside_nest_under_the_span_around(fn, tmp_path):
 
 def test_ray_says_what_to_install():
     try:
-        import ray  # noqa: F401
+        import ray
     except ImportError:
         with pytest.raises(MissingExtra, match="ray"):
             map_items(square, [1], how="ray")
     else:
-        assert [o.value for o in map_items(square, [1, 2], how="ray")] == [1, 4]
+        try:
+            assert [o.value for o in map_items(square, [1, 2], how="ray")] == [1, 4]
+        finally:
+            ray.shutdown()  # the next test that wants a cluster starts its own
 
 
 def test_from_inside_the_background_loop_is_refused_not_hung():
