@@ -9,15 +9,15 @@ __all__ = ['WORDS', 'PLACES', 'T', 'plain', 'shingles', 'sketches', 'band_length
            'shared_runs']
 
 # %% ../nbs/02_data_near_copies.ipynb #4ac57d24
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
+from .compute.mapping import shared_out
 from .errors import InputError
 
 # %% ../nbs/02_data_near_copies.ipynb #1379f377
@@ -199,6 +199,7 @@ def pairs(
     texts: Sequence[str],
     similarity: float = 0.8,  # Jaccard, of runs of words
     words: int = WORDS,  # in a run
+    engine: str | None = None,  # where: None (threads of this process), "processes", "ray"
 ) -> list[Pair]:  # in order of the texts
     "The near copies among these texts. Raises: `InputError`."
     import numpy as np
@@ -208,12 +209,11 @@ def pairs(
     rows = band_length(similarity)
     if not len(texts):
         return []
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy lets them work side by side
-        made = threads.map(lambda batch: _sketched(batch, words, rows), _grouped(texts, len))
-        bands, some = (np.concatenate(parts) for parts in zip(*made, strict=True))
-        groups = _grouped(_candidates(bands, np.flatnonzero(some)).tolist(), lambda pair: len(texts[pair[0]]) + len(texts[pair[1]]))
-        compared = threads.map(lambda group: list(_compared(texts, group, words, similarity)), groups)
-        return [pair for group in compared for pair in group if pair.similarity >= similarity]
+    made = shared_out(partial(_sketched, words=words, rows=rows), _grouped(texts, len), engine)  # numpy lets threads work side by side
+    bands, some = (np.concatenate(parts) for parts in zip(*made, strict=True))
+    groups = _grouped(_candidates(bands, np.flatnonzero(some)).tolist(), lambda pair: len(texts[pair[0]]) + len(texts[pair[1]]))
+    asked = (({place: texts[place] for pair in group for place in pair}, group) for group in groups)
+    return list(chain.from_iterable(shared_out(partial(_compared, words=words, least=similarity), asked, engine)))
 
 
 def _sketched(batch: list[str], words: int, rows: int) -> "tuple[np.ndarray, np.ndarray]":
@@ -224,17 +224,19 @@ def _sketched(batch: list[str], words: int, rows: int) -> "tuple[np.ndarray, np.
     return _bands(sketches(hashes, owner, len(batch)), rows), np.bincount(owner, minlength=len(batch)) > 0
 
 
-def _compared(texts: Sequence[str], candidates: list[list[int]], words: int, least: float) -> Iterator[Pair]:
+def _compared(asked: tuple[dict[int, str], list[list[int]]], words: int, least: float) -> list[Pair]:
+    "Those of some candidates that are near enough, given the texts they name."
     import numpy as np
 
-    places = sorted({place for pair in candidates for place in pair})
+    texts, candidates = asked
+    places = sorted(texts)
     hashes, owner = shingles([texts[place] for place in places], words)
     order = np.lexsort((hashes, owner))
     hashes, owner = hashes[order], owner[order]
     new = (np.diff(hashes, prepend=~hashes[:1]) != 0) | (np.diff(owner, prepend=-1) != 0)
     runs = dict(zip(places, np.split(hashes[new], np.searchsorted(owner[new], range(1, len(places)))), strict=True))
-    for one, two in candidates:
-        yield Pair(one, two, _jaccard(runs[one], runs[two], least))
+    found = (Pair(one, two, _jaccard(runs[one], runs[two], least)) for one, two in candidates)
+    return [pair for pair in found if pair.similarity >= least]
 
 
 T = TypeVar("T")
