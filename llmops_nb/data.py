@@ -57,10 +57,11 @@ def stream(
     reader: str | Reader | None = None,  # "docling", or a function; None: by each file's ending
     max_bytes: int = 256 * 2**20,  # of a file that has to be read whole, of a line in a file of rows
     storage_options: Mapping[str, Any] | None = None,  # for addresses, as in pandas: keys, endpoint
+    engine: str | None = None,  # where files are read: None (here), "processes", "ray"
     progress: str | None = None,  # label of a progress bar; None shows none
 ) -> Iterator[Document | Note]:
     "Documents one by one, and a note for each text left out. Raises: `InputError`, `NotFound`, `StorageError`, `MissingExtra`."
-    return documents(source, Reading(Wanted(text, id, max_bytes), reader, storage_options, progress))
+    return documents(source, Reading(Wanted(text, id, max_bytes), reader, storage_options, progress, engine))
 
 
 def load(
@@ -71,9 +72,10 @@ def load(
     reader: str | Reader | None = None,  # "docling", or a function; None: by each file's ending
     max_bytes: int = 256 * 2**20,  # of a file that has to be read whole, of a line in a file of rows
     storage_options: Mapping[str, Any] | None = None,  # for addresses, as in pandas: keys, endpoint
+    engine: str | None = None,  # where files are read: None (here), "processes", "ray"
 ) -> "pd.DataFrame":  # id, text, source, metadata; `lineage(docs)` says what was left out
     "Documents as a table. Raises: `InputError`, `NotFound`, `StorageError`, `MissingExtra`."
-    items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, progress="load")
+    items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, engine=engine, progress="load")
     docs = _table(_once(items))
     if docs.empty:
         reasons = [f"{note['id']}: {note['reason']}" for note in docs.attrs["lineage"][:5]]
@@ -116,9 +118,10 @@ def batches(
     reader: str | Reader | None = None,  # "docling", or a function; None: by each file's ending
     max_bytes: int = 256 * 2**20,  # of a file that has to be read whole, of a line in a file of rows
     storage_options: Mapping[str, Any] | None = None,  # for addresses, as in pandas: keys, endpoint
+    engine: str | None = None,  # where files are read: None (here), "processes", "ray"
 ) -> "Iterator[pd.DataFrame]":  # id, text, source, metadata, each table with its own lineage
     "Documents as tables, one after another. Raises: `InputError`, `NotFound`, `StorageError`, `MissingExtra`, when it gets there."
-    items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, progress="load")
+    items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, engine=engine, progress="load")
     part, size, tables = list[Document | Note](), 0, 0
     for item in _once(items):
         part.append(item)
