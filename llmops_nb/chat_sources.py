@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .chats import Row, chat_frame, records
+from .chat_formats import Row, chat_frame, records
 from .compute.mapping import Outcome, map_items
 from .compute.models import Model, ask
 from .compute.templates import fill, variables

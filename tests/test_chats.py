@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llmops_nb as ops
-from llmops_nb import chat_checks, chat_sources, chats
+from llmops_nb import chat_checks, chat_preview, chat_sources, chat_splits, chats
 from llmops_nb.compute.replies import Reply
 from llmops_nb.data import lineage
 from llmops_nb.errors import InputError, NotFound, StorageError
@@ -487,35 +487,35 @@ def test_no_group_is_on_two_sides_and_order_does_not_matter(made: list, group: s
     rows = pd.DataFrame(
         [{"id": str(n), **chat(f"How do I {ask}?", said), "customer": customer} for n, (ask, said, customer) in enumerate(made)]
     )
-    parted = chat_checks.split_chats(rows, {"train": 0.5, "test": 0.5}, group=group, seed=seed)
+    parted = chat_splits.split_chats(rows, {"train": 0.5, "test": 0.5}, group=group, seed=seed)
     assert parted.groupby([messages[0]["content"] for messages in parted.messages])["split"].nunique().max() == 1
     if group == "customer":
         assert parted.groupby("customer")["split"].nunique().max() == 1
-    shuffled = chat_checks.split_chats(rows.sample(frac=1, random_state=1), {"train": 0.5, "test": 0.5}, group=group, seed=seed)
+    shuffled = chat_splits.split_chats(rows.sample(frac=1, random_state=1), {"train": 0.5, "test": 0.5}, group=group, seed=seed)
     assert dict(zip(shuffled.id, shuffled["split"], strict=True)) == dict(zip(parted.id, parted["split"], strict=True))
 
 
 def test_adding_rows_moves_no_other_and_shares_are_about_met() -> None:
     rows = pd.DataFrame([{"id": str(n), **chat(f"question {n}", "a")} for n in range(4000)])
-    few, all_of_them = chat_checks.split_chats(rows.head(1000)), chat_checks.split_chats(rows)
+    few, all_of_them = chat_splits.split_chats(rows.head(1000)), chat_splits.split_chats(rows)
     assert few["split"].tolist() == all_of_them["split"].tolist()[:1000]
     shares = all_of_them["split"].value_counts(normalize=True)
     assert abs(shares["train"] - 0.8) < 0.02 and abs(shares["test"] - 0.1) < 0.015
-    assert 0.55 < (chat_checks.split_chats(rows, seed=1)["split"] == all_of_them["split"]).mean() < 0.75  # 0.8² + 2 · 0.1² by chance
+    assert 0.55 < (chat_splits.split_chats(rows, seed=1)["split"] == all_of_them["split"]).mean() < 0.75  # 0.8² + 2 · 0.1² by chance
     for n in (1, 7, 100, 4000):
-        met = chat_checks.split_chats(rows.head(n), exact=True)["split"].value_counts()
-        assert all(abs(met.get(name, 0) - share * n) <= 1 for name, share in chat_checks.SHARES.items())
+        met = chat_splits.split_chats(rows.head(n), exact=True)["split"].value_counts()
+        assert all(abs(met.get(name, 0) - share * n) <= 1 for name, share in chat_splits.SHARES.items())
     for wrong in ({}, {"a": 0.5}, {"a": 1.5, "b": -0.5}):
         with pytest.raises(InputError, match="parts of one"):
-            chat_checks.split_chats(rows, wrong)
+            chat_splits.split_chats(rows, wrong)
     with pytest.raises(InputError, match="no value for the group"):
-        chat_checks.split_chats(rows, group="customer")
+        chat_splits.split_chats(rows, group="customer")
 
 
 def test_training_holds_out_by_the_same_rule() -> None:
     rows = [chat(f"question {n % 300}", f"answer {n}") for n in range(600)]
     train, validation = held_out(rows, 0.1)
-    sides = chat_checks.split_chats(pd.DataFrame(rows), {"validation": 0.1, "train": 0.9})["split"]
+    sides = chat_splits.split_chats(pd.DataFrame(rows), {"validation": 0.1, "train": 0.9})["split"]
     assert len(train) + len(validation) == 600 and [rows[n] for n in range(600) if sides[n] == "validation"] == validation
     assert not {row["messages"][0]["content"] for row in train} & {row["messages"][0]["content"] for row in validation}
 
@@ -665,7 +665,7 @@ def test_a_real_support_set_goes_all_the_way(shared: Path, tmp_path: Path) -> No
     report = chat_checks.check_chats(table)
     counts = dict(zip(report.counts.problem, report.counts.rows, strict=True))
     clean = chat_checks.dedup_chats(chat_checks.redact_chats(table[~table.id.isin(report.errors)]))
-    parted = chat_checks.split_chats(clean, group="near")
+    parted = chat_splits.split_chats(clean, group="near")
     seconds = time.perf_counter() - start
     sides = {name: part for name, part in parted.groupby("split")}
     leaks = chat_checks.check_chats(sides["train"], tests=sides["test"], personal=[]).problems
@@ -763,7 +763,7 @@ def test_trl_learns_what_the_preview_shows(tokenizer, tmp_path: Path) -> None:
     table = chats.read_chats(Path(__file__).parent.parent / "nbs" / "support_chats.jsonl")
     single = table[[len(messages) == 3 and messages[-1]["content"] != "" for messages in table.messages]].head(20)
     chats.write_chats(single, tmp_path / "a.jsonl", "trl", lossy=True)
-    shown = chat_checks.preview(tokenizer, single.to_dict("records"), 20, max_tokens=4096).tokens
+    shown = chat_preview.preview(tokenizer, single.to_dict("records"), 20, max_tokens=4096).tokens
     for place, line in enumerate((tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()):
         rendered = trl.apply_chat_template(json.loads(line), tokenizer)
         row = shown[shown["row"] == place]
@@ -778,9 +778,9 @@ def test_an_answer_of_weight_0_is_read_and_not_learned(tokenizer) -> None:
         {"role": "user", "content": "b"},
         {"role": "assistant", "content": "right", "weight": 1},
     ]
-    shown = chat_checks.preview(tokenizer, [{"messages": messages}]).tokens
+    shown = chat_preview.preview(tokenizer, [{"messages": messages}]).tokens
     assert tokenizer.decode(shown[shown["label"] != -100]["id"].tolist()) == "right<|end|>"
-    refused = chat_checks.preview(tokenizer, [{"messages": messages[:2]}])
+    refused = chat_preview.preview(tokenizer, [{"messages": messages[:2]}])
     assert len(refused.problems) == 1 and "weight 0" in refused.problems[0]
     report = chat_checks.check_chats([{"messages": messages[:2]}], tokenizer)
     assert set(report.problems.problem) == {"nothing to learn"} and report.errors == ["0"]
