@@ -90,10 +90,11 @@ Items = Iterator[tuple[str, Any]]  # a place, and a row or an `InputError`
 
 
 def _lines(path: Path) -> Items:
+    wanted = Wanted()
     with open(path, "rb") as file:
-        for number, line in lines(file, Wanted()):
+        for number, line in lines(file, wanted):
             if line is None:
-                yield f"line {number}", InputError(f"Line {number} is longer than {Wanted.max_bytes:,} bytes.")
+                yield f"line {number}", InputError(f"Line {number} is longer than {wanted.max_bytes:,} bytes.")
             elif line.strip():
                 yield f"line {number}", _parsed(line, f"Line {number}")
 
