@@ -73,7 +73,11 @@ def chat_frame(
     return with_lineage(table, earlier, map(asdict, notes))
 
 # %% ../nbs/02_data_chat_formats.ipynb #2fe6b592
-def messages_of(value: Any, where: str = "messages") -> list[Row]:
+def messages_of(
+    value: Any,  # what a row holds in that place
+    where: str = "messages",  # its name, for the error
+) -> list[Row]:
+    "The messages, each a dict with a role. Raises: `InputError` where they are none."
     if not isinstance(value, (list, tuple)) or not value or not all(isinstance(turn, Mapping) and isinstance(turn.get("role"), str) for turn in value):
         raise InputError(f"{where} is no list of messages with a role.", given=value, allowed='[{"role": "user", "content": "..."}, ...]')
     return [dict(turn) for turn in value]
@@ -193,6 +197,7 @@ def _asked_answered(messages: list[Row]) -> tuple[str, str]:
 
 
 def only_text(turn: Row) -> str:
+    "The words of a message that is nothing but words. Raises: `InputError`."
     content = turn.get("content")
     if turn.get("tool_calls") or turn["role"] == "tool" or (isinstance(content, list) and any("text" not in part for part in content)):
         raise InputError("This format holds text alone: no tool calls, no images.", given=turn)
@@ -254,6 +259,7 @@ def has_keys(*names: str, kind: type | None = None) -> Callable[[Row], bool]:
 
 
 def has_texts(*names: str) -> Callable[[Row], bool]:
+    "Whether each of these keys has a text."
     return lambda row: all(isinstance(row.get(name), str) for name in names)
 
 # %% ../nbs/02_data_chat_formats.ipynb #84f040b3

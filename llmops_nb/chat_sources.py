@@ -264,7 +264,7 @@ def _pairs(chunk: Row, outcome: Outcome) -> Iterator[Row | str]:
 def _checked(chunk: Row, pair: Any) -> Row | str:
     "A pair whose quote is in the text, as a row; else what is wrong with it."
     if isinstance(pair, str):
-        return f"A pair is no JSON: {shorten(pair, 80)}"
+        return f"A pair is no JSON: {shorten(' '.join(pair.split()), 80)}"
     said = [pair.get(name) if isinstance(pair, Mapping) else None for name in ("question", "answer", "quote")]
     if missing := [name for name, value in zip(("question", "answer", "quote"), said, strict=True) if not isinstance(value, str) or not value.strip()]:
         return f"A pair has no {' and no '.join(missing)}."

@@ -42,6 +42,7 @@ def words_of(messages: Sequence[dict[str, Any]], part: str = "all") -> str:
 
 
 def calls_in(turn: Mapping[str, Any]) -> list[str]:
+    "The tool calls of a turn, each as text in one form."
     return [json.dumps(call.get("function"), ensure_ascii=False, sort_keys=True, default=str) for call in turn.get("tool_calls") or ()]
 
 
