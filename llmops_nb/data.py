@@ -36,14 +36,14 @@ from .structure import headings, structure_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from llmops_nb.chat_checks import chat_stats as chat_stats
     from llmops_nb.chat_checks import check_chats as check_chats
     from llmops_nb.chat_checks import dedup_chats as dedup_chats
-    from llmops_nb.chat_checks import preview as preview
     from llmops_nb.chat_checks import redact_chats as redact_chats
-    from llmops_nb.chat_checks import split_chats as split_chats
+    from llmops_nb.chat_preview import chat_stats as chat_stats
+    from llmops_nb.chat_preview import preview as preview
     from llmops_nb.chat_sources import from_documents as from_documents
     from llmops_nb.chat_sources import from_traces as from_traces
+    from llmops_nb.chat_splits import split_chats as split_chats
     from llmops_nb.chats import read_chats as read_chats
     from llmops_nb.chats import write_chats as write_chats
     from llmops_nb.widgets.chunks import Inspector
@@ -417,8 +417,10 @@ def inspect_chunks(
 
 # %% ../nbs/02_data.ipynb #1dd8f1c6
 _LATER = {
-    **dict.fromkeys(("chat_stats", "check_chats", "dedup_chats", "preview", "redact_chats", "split_chats"), "llmops_nb.chat_checks"),
+    **dict.fromkeys(("check_chats", "dedup_chats", "redact_chats"), "llmops_nb.chat_checks"),
+    **dict.fromkeys(("chat_stats", "preview"), "llmops_nb.chat_preview"),
     **dict.fromkeys(("from_documents", "from_traces"), "llmops_nb.chat_sources"),
+    "split_chats": "llmops_nb.chat_splits",
     **dict.fromkeys(("read_chats", "write_chats"), "llmops_nb.chats"),
 }
 
