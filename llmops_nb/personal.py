@@ -113,7 +113,7 @@ def find(
     region: str | None = None,  # of phone numbers without a country code, such as "US" or "DE"
     analyzer: "str | Analyzer | None" = None,  # who looks as well: "presidio", "presidio:<spaCy model>", or your own AnalyzerEngine
 ) -> list[Found]:  # in order, without overlaps
-    "What is personal in this text. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers, and without Presidio."
+    "What the checks here find, and what the analyzer finds beside it. Raises: `InputError`, `MissingExtra` without phonenumbers or Presidio."
     wanted, found = kinds_of(kinds, analyzer), list[Found]()
     for kind in (kind for kind in KINDS if kind in wanted):
         found += [one for one in _of_kind(kind, text, region) if not any(one.start < other.end and other.start < one.end for other in found)]
