@@ -23,7 +23,7 @@ from .documents import lineage as lineage
 from .errors import InputError
 from .language import known, language
 from .near_copies import pairs, plain, shared_runs
-from .personal import KINDS, find, kinds_of, label, pseudonyms, replaced
+from .personal import Analyzer, find, kinds_of, label, pseudonyms, replaced
 from .quality import FAMILIES, chosen, problems
 from .readers import READERS as READERS
 from .readers import Reader, Wanted
@@ -206,33 +206,37 @@ def _filtered(docs: "pd.DataFrame", rules: tuple[str, ...], wanted: set[str] | N
 # %% ../nbs/02_data.ipynb #1ac899ce
 def pii(
     docs: "pd.DataFrame",  # id, text and any other columns
-    kinds: Iterable[str] = KINDS,  # key, email, iban, card, phone, ip
+    kinds: Iterable[str] | None = None,  # key, email, iban, card, phone, ip, and the analyzer's, such as person; None: all
     region: str | None = None,  # of phone numbers without a country code, such as "US"
+    analyzer: str | Analyzer | None = None,  # who looks as well: "presidio", "presidio:<spaCy model>", which also finds names, or your own AnalyzerEngine
 ) -> "pd.DataFrame":  # id, kind, start, end, masked
-    "What is personal in these documents. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers."
+    "What is personal in these documents. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers, and without Presidio."
     import pandas as pd
 
-    kinds = kinds_of(kinds)
-    found = [(row["id"], one.kind, one.start, one.end, one.masked) for row in rows_of(docs) for one in find(row["text"], kinds, region)]
+    wanted = kinds_of(kinds, analyzer)
+    search = partial(find, kinds=kinds if kinds is None else wanted, region=region, analyzer=analyzer)
+    found = [(row["id"], one.kind, one.start, one.end, one.masked) for row in rows_of(docs) for one in search(row["text"])]
     return pd.DataFrame(found, columns=["id", "kind", "start", "end", "masked"])
 
 
 def redact(
     docs: Docs,  # id, text and any other columns; or an iterator of such tables
-    kinds: Iterable[str] = KINDS,  # key, email, iban, card, phone, ip
+    kinds: Iterable[str] | None = None,  # key, email, iban, card, phone, ip, and the analyzer's, such as person; None: all
     region: str | None = None,  # of phone numbers without a country code, such as "US"
     key: bytes | None = None,  # makes marks that are the same for the same value; None: labels
     engine: str | None = None,  # where: None (here), "processes", "ray"
+    analyzer: str | Analyzer | None = None,  # who looks as well: "presidio", "presidio:<spaCy model>", which also finds names, or your own AnalyzerEngine
 ) -> Docs:  # the same columns; `lineage` counts what was replaced
-    "Documents without what is personal. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers."
-    return by_document(partial(_redacted, kinds=kinds_of(kinds), region=region, key=key), docs, engine)
+    "Documents without what is personal. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers, and without Presidio."
+    wanted = kinds_of(kinds, analyzer)  # a wrong name is an error before any document is read
+    return by_document(partial(_redacted, kinds=kinds if kinds is None else wanted, region=region, key=key, analyzer=analyzer), docs, engine)
 
 
-def _redacted(docs: "pd.DataFrame", kinds: Iterable[str], region: str | None, key: bytes | None) -> "pd.DataFrame":
+def _redacted(docs: "pd.DataFrame", kinds: Iterable[str] | None, region: str | None, key: bytes | None, analyzer: str | Analyzer | None) -> "pd.DataFrame":
     name = label if key is None else pseudonyms(key)
     rows, notes = [], []
     for row in rows_of(docs):
-        if found := find(row["text"], kinds, region):
+        if found := find(row["text"], kinds, region, analyzer):
             counted = Counter(one.kind for one in found)
             notes.append(Note(row["id"], "redact", "changed", ", ".join(f"{count} x {kind}" for kind, count in counted.items())))
         rows.append(row | {"text": replaced(row["text"], found, name)})

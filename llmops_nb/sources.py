@@ -50,6 +50,11 @@ class File:
         "The last ending in lower case, such as `.gz`."
         return os.path.splitext(self.name)[1].lower()
 
+    @property
+    def unpacked_name(self) -> str:
+        "The name without the ending of its packing."
+        return os.path.splitext(self.name)[0] if self.ending in PACKED else self.name
+
 
 def unpacked(file: File) -> File:
     "The file itself, or what a compressed file holds: how much is known when it has been read."
@@ -165,7 +170,7 @@ def _in_file(file: File, wanted: Wanted, reader: str | Reader | None, bar: "tqdm
         raise too_large(f"{file.size:,} bytes", wanted.max_bytes, file.size)
     try:
         with unpacked(replace(file, open=lambda: _counted(file, bar))).open() as opened:
-            for part in read(opened, wanted):
+            for part in read(opened, replace(wanted, name=file.unpacked_name)):
                 yield from _documents(file.name, file.source, part, title)
     except OpsError:
         raise

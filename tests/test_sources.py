@@ -20,7 +20,7 @@ import pytest
 
 import llmops_nb as ops
 from llmops_nb import data
-from llmops_nb.errors import InputError, NotFound, StorageError
+from llmops_nb.errors import InputError, MissingExtra, NotFound, StorageError
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,29 @@ def bomb(inside: str, size: int = 400 * 2**20) -> bytes:
         for _ in range(size // 2**20):
             file.write(b"0" * 2**20)
     return out.getvalue()
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_reader_is_told_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bar: bool) -> None:
+    from llmops_nb import sources
+    from llmops_nb.readers import Part
+
+    monkeypatch.setattr(sources, "bars_hidden", lambda: not bar)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.docx").write_bytes(b"x")
+    (tmp_path / "B.HTML.GZ").write_bytes(gzip.compress(b"x"))
+    table = data.load(tmp_path, reader=lambda file, wanted: iter([Part(None, f"{wanted.name} {file.read().decode()}")]))
+    assert table.text.tolist() == ["B.HTML x", "in/a.docx x"]
+
+
+def test_without_docling_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmops_nb import readers
+
+    readers._docling.cache_clear()
+    monkeypatch.setitem(sys.modules, "docling.document_converter", None)
+    (tmp_path / "a.docx").write_bytes(b"x")
+    with pytest.raises(MissingExtra, match=r"llmops_nb\[docling\]"):
+        data.load(tmp_path, reader="docling")
 
 
 def test_rubbish_is_named_and_the_rest_goes_through(tmp_path: Path) -> None:
