@@ -363,11 +363,12 @@ def _clusters(docs: "pd.DataFrame", gone: dict[int, tuple[int, float]]) -> "pd.D
         groups.setdefault(other, []).append(place)
     ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), min(gone[place][1] for place in group[1]), group[0]))
     members = [(number, place) for number, (stays, others) in enumerate(ordered) for place in (stays, *sorted(others, key=lambda other: gone[other][1]))]
-    number, place = np.array(members, dtype=int).reshape(-1, 2).T
-    similarity = np.array([gone.get(one, (one, 1.0))[1] for one in place], dtype=float)
-    table = docs.iloc[place][["id", "text"]].reset_index(drop=True).assign(cluster=number, stays=~np.isin(place, list(gone)), similarity=similarity)
+    table = docs.iloc[[place for _, place in members]][["id", "text"]].reset_index(drop=True)
+    table.insert(0, "cluster", np.array([number for number, _ in members], dtype=int))
+    table.insert(2, "stays", np.array([place not in gone for _, place in members], dtype=bool))
+    table.insert(3, "similarity", np.array([gone[place][1] if place in gone else 1.0 for _, place in members], dtype=float))
     table.attrs = {}
-    return table[["cluster", "id", "stays", "similarity", "text"]]
+    return table
 
 
 # %% ../nbs/02_data.ipynb #fe307a98
