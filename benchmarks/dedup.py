@@ -148,7 +148,7 @@ def natural(folder: Path) -> None:
     books, draw = [path.read_text() for path in sorted(folder.glob("*.md"))], random.Random(0)
     paragraphs = [plain(text) for book in books for text in re.split(r"\n\s*\n", book) if text.strip()]
     different = list(dict.fromkeys(paragraphs))
-    print(f"\n{len(books)} books: {len(paragraphs):,} paragraphs, {len(paragraphs) - len(different):,} of them said before in the same words")
+    print(f"\n{len(books)} books: {len(paragraphs):,} paragraphs, {len(paragraphs) - len(different):,} of them said before")
     pages = [page for book in books for page in overlapping(plain(book).split(), draw)]
     for name, texts in (("paragraphs", different), ("pages", pages)):
         for least in (0.8, 0.5, 0.3):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/widgets/clusters.ipynb #dc63ff07
 AROUND = 60  # characters kept on either side of a difference
 WINDOW = 4_000  # characters compared from the first difference on, when both texts have more
-EFFORT = 500_000  # steps of a comparison, some milliseconds
+EFFORT = 1_000_000  # steps of a comparison at most, some milliseconds
 
 
 def _shared(one: str, two: str) -> int:
@@ -49,6 +49,12 @@ def places(
     pieces, whole = word_diff(one[:size], two[:size]), size >= max(len(one), len(two))
     return pieces if whole else _settled(pieces), whole
 
+# %% ../../nbs/widgets/clusters.ipynb #8862f87c
+def _settled(pieces: list[Piece]) -> list[Piece]:
+    "Without the end, where one text was cut in the middle of what the other says."
+    last = max((place for place, (kind, text) in enumerate(pieces) if kind == "same" and len(text) > AROUND // 2), default=0)
+    return pieces[: last + 1] if any(kind != "same" for kind, _ in pieces[:last]) else pieces
+
 
 def _affordable(one: str, two: str) -> int:
     "How many characters of both can be compared in little time."
@@ -62,12 +68,6 @@ def _effort(one: str, two: str) -> int:
     "Steps of a word diff, at most: words that both say often are looked at again for each difference."
     before, after = (Counter(re.findall(r"\w+|[^\w\s]", text)) for text in (one, two))
     return sum(count * after[word] for word, count in before.items()) * ((before - after) + (after - before)).total()
-
-
-def _settled(pieces: list[Piece]) -> list[Piece]:
-    "Without the end, where one text was cut in the middle of what the other says."
-    last = max((place for place, (kind, _) in enumerate(pieces) if kind == "same"), default=0)
-    return pieces[: last + 1] if any(kind != "same" for kind, _ in pieces[:last]) else pieces
 
 # %% ../../nbs/widgets/clusters.ipynb #b1d080a7
 MOST = 700  # characters of a difference that are drawn
@@ -171,7 +171,7 @@ def _fitting(lines: Iterable[tuple[int, str]], room: int) -> tuple[int, str]:
         copies, drawn = copies + count, drawn + line
     return copies, drawn
 
-
+# %% ../../nbs/widgets/clusters.ipynb #8571a15b
 def _summary(stays: Any, copies: list[Any]) -> str:
     least, most = (_percent(which(row.similarity for row in copies)) for which in (min, max))
     span = least if least == most else f"{least[:-1]}–{most}"
@@ -195,9 +195,7 @@ def cluster(
     return f'<details class="ops-cluster"{" open" * opened}><summary>{head}{lines}{rest}</details>'
 
 # %% ../../nbs/widgets/clusters.ipynb #dad124d7
-PAGE, ROOM = 50, 250_000  # clusters on a page; bytes of a page
-OPENED = 6  # clusters are drawn open until so many copies are seen
-_FROM = {1.0: "the same text", 0.95: "from 95%", 0.9: "from 90%", 0.8: "from 80%", 0.0: "below 80%"}
+PAGE = 50  # clusters
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -232,6 +230,9 @@ class Copies:
         return clusters(self)
 
 # %% ../../nbs/widgets/clusters.ipynb #4ef6680c
+_FROM = {1.0: "the same text", 0.95: "from 95%", 0.9: "from 90%", 0.8: "from 80%", 0.0: "below 80%"}
+
+
 def _said(found: Copies) -> str:
     clusters = _counted(many := found.df["cluster"].nunique(), "cluster")
     if found.under is not None:
@@ -255,6 +256,10 @@ def _head(found: Copies) -> str:
     return (f'<p class="ops-head"><b>{count}</b> {rest} · alike: {_spread(similarity)}</p>'
             f'<div class="ops-code"><code>{inert(found.code)}</code></div>'
             f'<p class="ops-small ops-key"><ins>only in the copy</ins>: would be lost · <del>only in the text that stays</del>{hint}</p>')
+
+# %% ../../nbs/widgets/clusters.ipynb #b015939c
+ROOM = 250_000  # bytes of a page
+OPENED = 6  # clusters are drawn open until so many copies are seen
 
 
 def clusters(
