@@ -5,18 +5,25 @@ python benchmarks/dedup.py [megabytes]
 The documents are made of invented words with the frequencies of a language; every tenth is a copy of an earlier one with some words
 replaced, so that their Jaccard similarity (5 words at a time) lies between 0.6 and 0.98. Recall is over the planted pairs of 0.8 and
 more; precision is over all pairs found, both against the exact similarity of the two sets. Each contestant runs in a fresh process.
+
+Where ../shared/data/pretrain/books is there, copies that nobody planted follow: paragraphs of the books, which say little twice, and pages
+that overlap; all pairs are counted exactly, by way of the pages that hold a run of words.
 """
 
 import json
+import random
+import re
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from memory import status
 
 CONTESTANTS = ("datasketch", "rensa", "ours")
 THRESHOLD, WORDS = 0.8, 5
+BOOKS = Path(__file__).parents[2] / "shared" / "data" / "pretrain" / "books"
 
 
 def documents(megabytes: float) -> tuple[list[str], list[tuple[int, int]]]:
@@ -113,8 +120,49 @@ def main(megabytes: float) -> None:
               f"recall {one['recall']:.4f}   precision {one['precision']:.4f}   {one['bytes'] / 1e6:6,.0f} MB")  # fmt: skip
 
 
+def exactly(texts: list[str], least: float) -> set[tuple[int, int]]:
+    "All pairs of that similarity and more."
+    holders, sizes, found = defaultdict[str, list[int]](list), list[int](), set[tuple[int, int]]()
+    for place, text in enumerate(texts):
+        runs = grams(text)
+        common = Counter(other for run in runs for other in holders[run])
+        found |= {(other, place) for other, count in common.items() if count / (sizes[other] + len(runs) - count) >= least}
+        for run in runs:
+            holders[run].append(place)
+        sizes.append(len(runs))
+    return found
+
+
+def overlapping(words: list[str], draw: random.Random) -> list[str]:
+    "Pages of 100 to 300 words, each beginning 5 to 60 words after the one before."
+    pages, start = [], 0
+    while start < len(words):
+        pages.append(" ".join(words[start : start + draw.randint(100, 300)]))
+        start += draw.randint(5, 60)
+    return pages
+
+
+def natural(folder: Path) -> None:
+    from llmops_nb.near_copies import pairs, plain
+
+    books, draw = [path.read_text() for path in sorted(folder.glob("*.md"))], random.Random(0)
+    paragraphs = [plain(text) for book in books for text in re.split(r"\n\s*\n", book) if text.strip()]
+    different = list(dict.fromkeys(paragraphs))
+    print(f"\n{len(books)} books: {len(paragraphs):,} paragraphs, {len(paragraphs) - len(different):,} of them said before")
+    pages = [page for book in books for page in overlapping(plain(book).split(), draw)]
+    for name, texts in (("paragraphs", different), ("pages", pages)):
+        for least in (0.8, 0.5, 0.3):
+            began = time.perf_counter()
+            found = {(pair.first, pair.second) for pair in pairs(texts, least, WORDS)}
+            seconds, wanted = time.perf_counter() - began, exactly(texts, least)
+            right = len(wanted & found)
+            print(f"{len(texts):7,} {name:10} similarity {least}   {len(wanted):7,} pairs, {len(found):7,} found in {seconds:5.1f} s   "
+                  f"recall {right / max(1, len(wanted)):.4f}   precision {right / max(1, len(found)):.4f}")  # fmt: skip
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--run"]:
         print(json.dumps(run(sys.argv[2], float(sys.argv[3]))))
     else:
         main(float(sys.argv[1]) if len(sys.argv) > 1 else 100)
+        natural(BOOKS) if BOOKS.exists() else print("\nThe books are not beside this checkout: no natural copies.")

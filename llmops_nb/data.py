@@ -6,7 +6,7 @@ Docs: https://llmops-nb.github.io/llmops_nb/data.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'KEEP', 'SHORT', 'CHUNK_COLUMNS', 'stream', 'load', 'batches', 'clean', 'filter', 'pii', 'redact', 'dedup',
-           'contamination', 'chunk', 'inspect_chunks']
+           'copies', 'contamination', 'chunk', 'inspect_chunks']
 
 # %% ../nbs/02_data.ipynb #8d5f0f4c
 import hashlib
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from llmops_nb.chats import read_chats as read_chats
     from llmops_nb.chats import write_chats as write_chats
     from llmops_nb.widgets.chunks import Inspector
+    from llmops_nb.widgets.clusters import Copies
 
 # %% ../nbs/02_data.ipynb #86e463e5
 def stream(
@@ -253,8 +254,9 @@ def dedup(
     level: str = "document",  # what is compared: document, or paragraph
 ) -> Docs:  # one of each set of copies, in the order they came in
     "Documents that say something new. Raises: `InputError`."
-    if keep not in KEEP or level not in ("document", "paragraph"):
-        raise InputError("There is no such rule.", given=f"keep={keep!r}, level={level!r}", allowed=f"keep: {', '.join(KEEP)}; level: document, paragraph")
+    order = _order(keep)
+    if level not in ("document", "paragraph"):
+        raise InputError("There is no such level.", given=level, allowed=["document", "paragraph"])
     if isinstance(docs, Iterator):
         if near is not None or level != "document" or keep != "first":
             raise InputError("Tables that come one after another are searched for equal texts only.", given=f"near={near}, keep={keep!r}, level={level!r}",
@@ -262,10 +264,16 @@ def dedup(
         return _new_texts(docs)  # type: ignore[return-value]
     rows = list(rows_of(docs))
     if level == "paragraph":
-        return _new_paragraphs(docs, rows, near, KEEP[keep])
-    copies = _copies(rows, near, KEEP[keep])
-    notes = [Note(rows[place]["id"], "dedup", "dropped", _likeness(similarity, rows[other]["id"])) for place, (other, similarity) in copies.items()]
-    return table_of([row for place, row in enumerate(rows) if place not in copies], list(docs.columns), docs, notes)
+        return _new_paragraphs(docs, rows, near, order)
+    gone = _copies(rows, near, order)
+    notes = [Note(rows[place]["id"], "dedup", "dropped", _likeness(similarity, rows[other]["id"])) for place, (other, similarity) in gone.items()]
+    return table_of([row for place, row in enumerate(rows) if place not in gone], list(docs.columns), docs, notes)
+
+
+def _order(keep: str) -> Callable[[dict], float]:
+    if keep not in KEEP:
+        raise InputError("There is no such rule for what stays.", given=f"keep={keep!r}", allowed=list(KEEP))
+    return KEEP[keep]
 
 
 def _likeness(similarity: float, other: str) -> str:
@@ -324,9 +332,9 @@ def _new_paragraphs(docs: "pd.DataFrame", rows: list[dict], near: float | None, 
     "Documents without the paragraphs that another holds, or that they hold twice."
     split = [re.split(r"(\n[ \t]*\n\s*)", row["text"]) for row in rows]  # a paragraph, what is between, a paragraph, ...
     places = [(number, part) for number, parts in enumerate(split) for part in range(0, len(parts), 2) if len(parts[part].split()) >= SHORT]
-    copies = _copies([{"text": split[number][part]} for number, part in places], near, order)
+    said_again = _copies([{"text": split[number][part]} for number, part in places], near, order)
     elsewhere: dict[int, dict[int, str]] = {}  # document, paragraph: the document that holds it
-    for place, (other, _) in copies.items():
+    for place, (other, _) in said_again.items():
         number, part = places[place]
         elsewhere.setdefault(number, {})[part] = rows[places[other][0]]["id"]
     kept, notes = [], []
@@ -338,6 +346,37 @@ def _new_paragraphs(docs: "pd.DataFrame", rows: list[dict], near: float | None, 
             notes.append(Note(row["id"], "dedup", "changed" if text.strip() else "dropped", f"Of its paragraphs, {said}."))
         kept += [row | {"text": text}] if text.strip() or not gone else []
     return table_of(kept, list(docs.columns), docs, notes)
+
+# %% ../nbs/02_data.ipynb #1735ba1c
+def copies(
+    docs: "pd.DataFrame",  # id, text and any other columns
+    near: float | None = 0.8,  # as for `dedup`
+    keep: str = "first",  # as for `dedup`
+) -> "Copies":  # draws itself; .df has cluster, id, stays, similarity, text
+    "What `dedup` would drop, and which text would stay for it. Raises: `InputError`."
+    from llmops_nb.widgets.clusters import Copies
+
+    rows = list(rows_of(docs))
+    given = ([f"near={near}"] if near is not None else []) + ([f"keep={keep!r}"] if keep != "first" else [])
+    return Copies(_clusters(docs, _copies(rows, near, _order(keep))), len(rows), f"ops.data.dedup({', '.join(['docs', *given])})")
+
+
+def _clusters(docs: "pd.DataFrame", gone: dict[int, tuple[int, float]]) -> "pd.DataFrame":
+    "Each text that stays, then those that go for it, the least similar first."
+    import numpy as np
+
+    groups: dict[int, list[int]] = {}
+    for place, (other, _) in gone.items():
+        groups.setdefault(other, []).append(place)
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), min(gone[place][1] for place in group[1]), group[0]))
+    members = [(number, place) for number, (stays, others) in enumerate(ordered) for place in (stays, *sorted(others, key=lambda other: gone[other][1]))]
+    table = docs.iloc[[place for _, place in members]][["id", "text"]].reset_index(drop=True)
+    table.insert(0, "cluster", np.array([number for number, _ in members], dtype=int))
+    table.insert(2, "stays", np.array([place not in gone for _, place in members], dtype=bool))
+    table.insert(3, "similarity", np.array([gone[place][1] if place in gone else 1.0 for _, place in members], dtype=float))
+    table.attrs = {}
+    return table
+
 
 # %% ../nbs/02_data.ipynb #fe307a98
 def contamination(

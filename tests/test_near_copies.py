@@ -1,5 +1,8 @@
 """Near copies and contamination: against brute force on real rows, in chains, and on tables as people have them."""
 
+import random
+import re
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +39,70 @@ def test_real_answers_against_comparing_each_with_each(shared: Path) -> None:
         found = {(pair.first, pair.second): pair.similarity for pair in near_copies.pairs(rows, similarity)}
         assert set(found) <= set(wanted) and all(wanted[pair] == value for pair, value in found.items())
         assert len(found) >= 0.98 * len(wanted) > 0
+
+
+def exactly(texts: list[str], least: float) -> dict[tuple[int, int], float]:
+    """All pairs of that Jaccard similarity and more, of runs of five words, in plain Python: by way of the texts that hold a run."""
+    holders, sizes, found = defaultdict[tuple, list[int]](list), list[int](), dict[tuple[int, int], float]()
+    for place, text in enumerate(texts):
+        words = near_copies.plain(text).split()
+        runs = {tuple(words[n : n + 5]) for n in range(max(1, len(words) - 4))} if words else set()
+        common = Counter(other for run in runs for other in holders[run])
+        for other, count in common.items():
+            if (value := count / (sizes[other] + len(runs) - count)) >= least:
+                found[other, place] = value
+        for run in runs:
+            holders[run].append(place)
+        sizes.append(len(runs))
+    return found
+
+
+@pytest.fixture(scope="module")
+def books() -> dict[str, str]:
+    folder = Path(__file__).parents[2] / "shared" / "data" / "pretrain" / "books"
+    if not (found := {path.stem: path.read_text() for path in sorted(folder.glob("*.md"))}):
+        pytest.skip("the books are not in the shared data folder beside this checkout")
+    return found
+
+
+def paragraphs(books: dict[str, str]) -> list[str]:
+    return [text.strip() for book in books.values() for text in re.split(r"\n\s*\n", book) if text.strip()]
+
+
+def measured(texts: list[str], similarity: float, least_pairs: int) -> None:
+    """Recall .98, precision .99, and every similarity right."""
+    wanted = exactly(texts, similarity)
+    found = {(pair.first, pair.second): pair.similarity for pair in near_copies.pairs(texts, similarity)}
+    both = wanted.keys() & found.keys()
+    print(f"{len(texts):,} texts, similarity {similarity}: {len(wanted):,} pairs, recall {len(both) / max(1, len(wanted)):.4f}, "
+          f"precision {len(both) / max(1, len(found)):.4f}")  # fmt: skip
+    assert len(wanted) >= least_pairs and len(both) >= 0.98 * len(wanted) and len(both) >= 0.99 * len(found)
+    assert all(wanted[pair] == found[pair] for pair in both)
+
+
+@pytest.mark.parametrize(("similarity", "least_pairs"), [(0.8, 1), (0.5, 5), (0.3, 15)])  # novelists repeat themselves little
+def test_paragraphs_of_books_against_comparing_each_with_each(books: dict[str, str], similarity: float, least_pairs: int) -> None:
+    measured(list({near_copies.plain(text): text for text in paragraphs(books)}.values()), similarity, least_pairs)
+
+
+@pytest.mark.parametrize(("similarity", "least_pairs"), [(0.8, 2_000), (0.5, 20_000)])
+def test_pages_of_books_that_overlap_against_comparing_each_with_each(books: dict[str, str], similarity: float, least_pairs: int) -> None:
+    draw, pages = random.Random(0), list[str]()
+    for name in ("A_Christmas_Carol", "The_Invisible_Man", "The_Time_Machine"):
+        words, start = books[name].split(), 0
+        while start < len(words):
+            pages.append(" ".join(words[start : start + draw.randint(100, 300)]))
+            start += draw.randint(5, 25)
+    measured(pages, similarity, least_pairs)
+
+
+@pytest.mark.parametrize("keep", ops.data.KEEP)
+def test_of_the_books_paragraphs_no_near_copy_stays(books: dict[str, str], keep: str) -> None:
+    """Of a large group of equal texts not every pair is reported; what counts is that one of it stays."""
+    docs = table(*paragraphs(books))
+    kept = ops.data.dedup(docs, near=0.5, keep=keep)
+    print(f"{len(docs):,} paragraphs, {len(docs) - len(kept)} dropped, {len(exactly(kept.text.tolist(), 0.5))} pairs left")
+    assert len(docs) - len(kept) > 200 and exactly(kept.text.tolist(), 0.5) == {}
 
 
 def test_whoever_goes_names_one_who_stays() -> None:
