@@ -244,14 +244,15 @@ def _redacted(docs: "pd.DataFrame", kinds: Iterable[str] | None, region: str | N
     return table_of(rows, list(docs.columns), docs, notes)
 
 # %% ../nbs/02_data.ipynb #1b04d987
-KEEP: dict[str, Callable[[dict], float]] = {"first": lambda row: 0, "longest": lambda row: -len(row["text"])}  # the lowest stays
+KEEP: dict[str, Callable[[dict], float]] = {"first": lambda row: 0, "longest": lambda row: len(row["text"])}  # the highest stays; of equals, the first
 
 
 def dedup(
     docs: Docs,  # id, text and any other columns; or an iterator of such tables, in which equal texts are found
     near: float | None = None,  # Jaccard similarity from which a text is a near copy, such as 0.8; None: only equal texts are copies
-    keep: str = "first",  # which of several near copies: first, longest
+    keep: str | Callable[[dict], float] = "first",  # which of several copies: first, longest, or what a function of a row gives the highest number
     level: str = "document",  # what is compared: document, or paragraph
+    engine: str | None = None,  # where texts are compared: None (here), "processes", "ray"
 ) -> Docs:  # one of each set of copies, in the order they came in
     "Documents that say something new. Raises: `InputError`."
     order = _order(keep)
@@ -264,15 +265,17 @@ def dedup(
         return _new_texts(docs)  # type: ignore[return-value]
     rows = list(rows_of(docs))
     if level == "paragraph":
-        return _new_paragraphs(docs, rows, near, order)
-    gone = _copies(rows, near, order)
+        return _new_paragraphs(docs, rows, near, order, engine)
+    gone = _copies(rows, near, order, engine)
     notes = [Note(rows[place]["id"], "dedup", "dropped", _likeness(similarity, rows[other]["id"])) for place, (other, similarity) in gone.items()]
     return table_of([row for place, row in enumerate(rows) if place not in gone], list(docs.columns), docs, notes)
 
 
-def _order(keep: str) -> Callable[[dict], float]:
+def _order(keep: str | Callable[[dict], float]) -> Callable[[dict], float]:
+    if callable(keep):
+        return keep
     if keep not in KEEP:
-        raise InputError("There is no such rule for what stays.", given=f"keep={keep!r}", allowed=list(KEEP))
+        raise InputError("There is no such rule for what stays.", given=f"keep={keep!r}", allowed=[*KEEP, "a function of a row"])
     return KEEP[keep]
 
 
@@ -295,28 +298,27 @@ def _new_texts(tables: "Iterator[pd.DataFrame]") -> "Iterator[pd.DataFrame]":
         yield table_of([row for row, other in zip(rows, others, strict=True) if other == row["id"]], list(docs.columns), docs, notes)
 
 
-def _copies(rows: list[dict], near: float | None, order: Callable[[dict], float]) -> dict[int, tuple[int, float]]:
+def _copies(rows: list[dict], near: float | None, order: Callable[[dict], float], engine: str | None = None) -> dict[int, tuple[int, float]]:
     "The places of rows that go, each with one that stays and how similar it is."
-    first: dict[bytes, int] = {}
-    equal = {}
+    same: dict[bytes, list[int]] = {}
     for place, row in enumerate(rows):
-        if (other := first.setdefault(_print_of(row["text"]), place)) != place:
-            equal[place] = other
-    different = [place for place in range(len(rows)) if place not in equal]
-    gone = {} if near is None else _near_copies([rows[place] for place in different], near, order)
-    gone = {different[place]: (different[other], similarity) for place, (other, similarity) in gone.items()}
+        same.setdefault(_print_of(row["text"]), []).append(place)
+    different = [min(places, key=lambda place: (-order(rows[place]), place)) if len(places) > 1 else places[0] for places in same.values()]
+    equal = {place: stays for places, stays in zip(same.values(), different, strict=True) for place in places if place != stays}
+    found = {} if near is None else _near_copies([rows[place] for place in different], near, order, engine)
+    gone = {different[place]: (different[other], similarity) for place, (other, similarity) in found.items()}
     return dict(sorted((gone | {place: gone.get(other, (other, 1.0)) for place, other in equal.items()}).items()))
 
 
-def _near_copies(rows: list[dict], near: float, order: Callable[[dict], float]) -> dict[int, tuple[int, float]]:
+def _near_copies(rows: list[dict], near: float, order: Callable[[dict], float], engine: str | None) -> dict[int, tuple[int, float]]:
     "The same among rows that are all different."
     alike: dict[int, dict[int, float]] = {}
-    for pair in pairs([row["text"] for row in rows], near):
+    for pair in pairs([row["text"] for row in rows], near, engine=engine):
         alike.setdefault(pair.first, {})[pair.second] = pair.similarity
         alike.setdefault(pair.second, {})[pair.first] = pair.similarity
     gone: dict[int, tuple[int, float]] = {}
     stays = set[int]()
-    for place in sorted(alike, key=lambda place: (order(rows[place]), place)):
+    for place in sorted(alike, key=lambda place: (-order(rows[place]), place)):
         if others := [(similarity, -other) for other, similarity in alike[place].items() if other in stays]:
             similarity, other = max(others)
             gone[place] = (-other, similarity)
@@ -328,11 +330,11 @@ def _near_copies(rows: list[dict], near: float, order: Callable[[dict], float]) 
 SHORT = 8  # words; a paragraph with fewer may be said again
 
 
-def _new_paragraphs(docs: "pd.DataFrame", rows: list[dict], near: float | None, order: Callable[[dict], float]) -> "pd.DataFrame":
+def _new_paragraphs(docs: "pd.DataFrame", rows: list[dict], near: float | None, order: Callable[[dict], float], engine: str | None) -> "pd.DataFrame":
     "Documents without the paragraphs that another holds, or that they hold twice."
     split = [re.split(r"(\n[ \t]*\n\s*)", row["text"]) for row in rows]  # a paragraph, what is between, a paragraph, ...
     places = [(number, part) for number, parts in enumerate(split) for part in range(0, len(parts), 2) if len(parts[part].split()) >= SHORT]
-    said_again = _copies([{"text": split[number][part]} for number, part in places], near, order)
+    said_again = _copies([rows[number] | {"text": split[number][part]} for number, part in places], near, order, engine)
     elsewhere: dict[int, dict[int, str]] = {}  # document, paragraph: the document that holds it
     for place, (other, _) in said_again.items():
         number, part = places[place]
@@ -351,14 +353,15 @@ def _new_paragraphs(docs: "pd.DataFrame", rows: list[dict], near: float | None, 
 def copies(
     docs: "pd.DataFrame",  # id, text and any other columns
     near: float | None = 0.8,  # as for `dedup`
-    keep: str = "first",  # as for `dedup`
+    keep: str | Callable[[dict], float] = "first",  # as for `dedup`
+    engine: str | None = None,  # as for `dedup`
 ) -> "Copies":  # draws itself; .df has cluster, id, stays, similarity, text
     "What `dedup` would drop, and which text would stay for it. Raises: `InputError`."
     from llmops_nb.widgets.clusters import Copies
 
     rows = list(rows_of(docs))
-    given = ([f"near={near}"] if near is not None else []) + ([f"keep={keep!r}"] if keep != "first" else [])
-    return Copies(_clusters(docs, _copies(rows, near, _order(keep))), len(rows), f"ops.data.dedup({', '.join(['docs', *given])})")
+    given = ([f"near={near}"] if near is not None else []) + ([] if keep == "first" else [f"keep={keep!r}" if isinstance(keep, str) else f"keep={getattr(keep, '__name__', '...')}"])
+    return Copies(_clusters(docs, _copies(rows, near, _order(keep), engine)), len(rows), f"ops.data.dedup({', '.join(['docs', *given])})")
 
 
 def _clusters(docs: "pd.DataFrame", gone: dict[int, tuple[int, float]]) -> "pd.DataFrame":

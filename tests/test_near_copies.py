@@ -122,6 +122,26 @@ def test_the_longest_stays_when_asked_and_the_order_remains() -> None:
     assert ops.data.dedup(docs, near=0.8, keep="longest").id.tolist() == ["d1", "d2"]
 
 
+def test_a_function_says_which_stays_among_equal_and_near_texts() -> None:
+    base = " ".join(WORDS[:60])
+    docs = table(base, base.upper(), changed(base, 3), "something else entirely").assign(year=[2024, 2026, 2025, 2020])
+    newest = ops.data.dedup(docs, near=0.8, keep=lambda row: row["year"])
+    assert newest.id.tolist() == ["d1", "d3"]
+    assert ops.data.dedup(docs, keep=lambda row: row["year"]).id.tolist() == ["d1", "d2", "d3"]
+    seen = ops.data.copies(docs, keep=lambda row: row["year"]).df
+    assert seen[seen.stays].id.tolist() == ["d1"] and set(seen.id) == {"d0", "d1", "d2"}
+    parts = table("Said before, in a paragraph of nine words or more.\n\nNew.", "Said before, in a paragraph of nine words or more.").assign(year=[2024, 2026])
+    assert ops.data.dedup(parts, level="paragraph", keep=lambda row: row["year"]).text.tolist() == ["New.", parts.text[1]]
+
+
+def test_workers_find_the_same(shared: Path) -> None:
+    docs = pd.read_csv(shared / "support" / "bitext_train.csv").rename(columns={"response": "text"}).reset_index(names="id")
+    here, there = ops.data.dedup(docs, near=0.5), ops.data.dedup(docs, near=0.5, engine="processes")
+    assert here.equals(there) and ops.data.lineage(here).equals(ops.data.lineage(there)) and len(here) < len(docs)
+    with pytest.raises(InputError, match="no such engine"):
+        ops.data.dedup(docs, near=0.5, engine="spark")
+
+
 def test_without_near_only_equal_texts_go() -> None:
     base = " ".join(WORDS[:100])
     assert ops.data.dedup(table(base, base.upper(), changed(base, 3))).id.tolist() == ["d0", "d2"]

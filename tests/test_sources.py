@@ -239,6 +239,7 @@ def test_ray_with_two_workers_gives_the_same(tmp_path: Path) -> None:
         assert data.clean(docs, engine="ray").equals(data.clean(docs))
         here, there = data.chunk(docs, 64, 8), data.chunk(docs, 64, 8, engine="ray")
         assert here.equals(there)
+        assert data.dedup(docs, near=0.5, engine="ray").equals(data.dedup(docs, near=0.5))
         streamed = list(data.filter(data.batches("pydoc:stdlib", characters=200_000), "c4", engine="ray"))
         assert pd.concat(streamed, ignore_index=True).equals(data.filter(docs, "c4")) and len(streamed) > 3
         for number, text in enumerate(docs.text[:300]):
