@@ -27,7 +27,9 @@ from . import python_manual
 from .compute.mapping import bars_hidden
 from .documents import Document, Note
 from .errors import InputError, NotFound, OpsError, StorageError, require, shorten
-from .readers import PACKED, READERS, WHOLE, Part, Reader, Wanted, no_column, reader_for, row_part, too_large
+from .parts import Part, Reader, Wanted, too_large
+from .readers import PACKED, READERS, WHOLE, reader_for
+from .rows import no_column, row_part
 from .storage.files import encodable
 
 if TYPE_CHECKING:
