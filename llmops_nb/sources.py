@@ -43,7 +43,7 @@ class File:
 
     name: str  # its id in the corpus: the path inside the loaded folder
     source: str  # path or address, without user name and password
-    open: Callable[[], BinaryIO]
+    open: Callable[[], BinaryIO] = field(repr=False)
     size: int | None  # bytes; None when it is not known before reading
     address: str | None = field(default=None, repr=False)  # as it was given, with what is secret in it; None for a file on this machine
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)  # for fsspec, with what is secret in them
@@ -66,7 +66,7 @@ def _local(
     source: str,  # a file, a folder, or a glob pattern
 ) -> tuple[list[File], bool]:  # each file in a fixed order; whether it was named
     "The files a source on this machine stands for. Raises: `NotFound`."
-    path = Path(source).expanduser()
+    path, shown = Path(source).expanduser(), hidden(source) if re.search("://|:.*@", source) else source
     if path.is_file():
         return [_on_disk(path, path.name)], True
     if path.is_dir():
@@ -76,10 +76,9 @@ def _local(
         fixed = next(n for n, part in enumerate(path.parts) if globbing.has_magic(part))
         base = Path(*path.parts[:fixed])
     else:
-        shown = hidden(source) if re.search("://|:.*@", source) else source
         raise NotFound("There is no such file or folder.", given=shown, next_step=f"Paths are relative to {Path.cwd().name}/; check the spelling.")
     if not files:
-        raise NotFound("There is no file to read here.", given=source, allowed=f"files ending in {', '.join(READERS)}")
+        raise NotFound("There is no file to read here.", given=shown, allowed=f"files ending in {', '.join(READERS)}")
     return [_on_disk(file, file.relative_to(base).as_posix()) for file in sorted(files)], False
 
 

@@ -68,10 +68,9 @@ def _secrets(address: str) -> Iterator[str]:
     "What is secret in an address, as it stands there."
     who, rest = divided(address)
     who = rest.rpartition("@")[0] if who is None else who
-    user, _, password = who.partition(":")
-    yield password
+    yield from (who[colon.end() :] for colon in re.finditer(":", who))  # several, where one address is inside another
     if _kind(address) not in _AZURE:
-        yield from (who, user, base64.b64encode(unquote(who).encode("utf-8", "replace")).decode())
+        yield from (who, who.partition(":")[0], base64.b64encode(unquote(who).encode("utf-8", "replace")).decode())
     if _kind(address) in _WEB and not _QUERY.search(rest):
         yield rest.partition("?")[2]
     yield from (value for name, value in re.findall(r"([^?&#;=]+)=([^&#;]*)", address) if _SECRET.search(unquote(name)))
