@@ -14,10 +14,11 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 # %% ../../nbs/storage/lake_remote.ipynb #630457bb
 from ..errors import InputError, NotFound, OpsError, StorageError, require, shorten
-from .addresses import cleaned, hidden
+from .addresses import cleaned, divided, hidden
 from .lake_columns import arrow, mark_of, marked
 from .lake_drafts import Draft, groups
 from .lake_files import Files, Reader, Table, described, facts
@@ -54,6 +55,16 @@ def local_draft() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _opened(url: str) -> Any:  # a file system, and the path in it
+    "As Arrow reads the address; it passes over the key that may stand in one of Azure's."
+    system, root = require("pyarrow.fs", "lake").FileSystem.from_uri(url)
+    key = (divided(url)[0] or "").partition(":")[2]
+    if key and system.type_name == "abfs":
+        _, (settings,) = system.__reduce__()
+        system = type(system)(**settings | {"account_key": unquote(key)})
+    return system, root
+
+
 class Bucket(Files):
     "A table in an object store: s3, gs, or Azure's abfs."
 
@@ -65,7 +76,7 @@ class Bucket(Files):
     ):
         self.url = url
         with reaching(url, ValueError):
-            system, root = require("pyarrow.fs", "lake").FileSystem.from_uri(url)
+            system, root = _opened(url)
         super().__init__(hidden(url), system, root)
 
     def _failing(self) -> Any:
@@ -106,7 +117,8 @@ class Bucket(Files):
                 with suppress(FileNotFoundError):
                     self.system.delete_file(f"{self.root}/{name}")
             for version in versions:
-                self.system.delete_dir(f"{self.root}/{version}")
+                with suppress(FileNotFoundError):  # Google's buckets have no folder left when its files are gone
+                    self.system.delete_dir(f"{self.root}/{version}")
 
 # %% ../../nbs/storage/lake_remote.ipynb #3aa4aa17
 class Delta:
