@@ -13,7 +13,8 @@ config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
 extras = {name: lines(value) for name, value in config["extras"].items() if name not in config.defaults()}
-extras["all"] = sorted({requirement for name, value in extras.items() if name not in ("dev", "docling", "ray") for requirement in value})
+alone = ("dev", "docling", "presidio", "ray")  # large, and of use to few: asked for by name
+extras["all"] = sorted({requirement for name, value in extras.items() if name not in alone for requirement in value})
 
 setup(
     version=settings["version"],

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .chats import Row, chat_frame, records
+from .chat_formats import Row, chat_frame, records
 from .compute.mapping import Outcome, map_items
 from .compute.models import Model, ask
 from .compute.templates import fill, variables
@@ -143,25 +143,42 @@ Reply with JSON only: [{"question": "...", "answer": "...", "quote": "..."}]
 """
 
 # %% ../nbs/02_data_chat_sources.ipynb #789415fa
-_FIRST = 50  # brackets tried
+_TRIES = 50  # brackets that begin no JSON
 
 
 def pairs_in(
     reply: str,  # of a model
-) -> list[Any]:  # what it wrote, one item a pair; not checked
+) -> list[Any]:  # what it wrote, one item a pair, not checked; text where a pair is no JSON
     "The pairs in a model's reply. Raises: `InputError` when there is no JSON."
-    decoder = json.JSONDecoder()
-    for match in list(re.finditer(r"[\[{]", reply))[:_FIRST]:
-        try:
-            found, _ = decoder.raw_decode(reply, match.start())
-        except (ValueError, RecursionError):
+    decoder, found, end, tries = json.JSONDecoder(), list[Any](), 0, 0
+    for match in re.finditer(r"[\[{]", reply):
+        if match.start() < end or tries == _TRIES:
             continue
-        if isinstance(found, dict):
-            inside = next((value for value in found.values() if isinstance(value, list)), None)
-            return [found] if inside is None or "question" in found else inside
-        if any(isinstance(one, dict) for one in found):
-            return list(found)
-    raise InputError("There is no JSON in the reply.", given=reply)
+        try:
+            value, after = decoder.raw_decode(reply, match.start())
+        except (ValueError, RecursionError):
+            tries += 1
+            continue
+        if made := _listed(value):
+            found += [*_unread(reply[end : match.start()]), *made]
+            end = after
+    if not found:
+        raise InputError("There is no JSON in the reply.", given=reply)
+    return found + _unread(reply[end:])
+
+
+def _listed(value: Any) -> list[Any]:
+    "The pairs of a list, of a list inside an object, of one object."
+    if isinstance(value, dict):
+        inside = next((part for part in value.values() if isinstance(part, list)), None)
+        return [value] if inside is None or "question" in value else _listed(inside)
+    return value if any(isinstance(one, dict) for one in value) else []
+
+
+def _unread(text: str) -> list[str]:
+    "What stands between pairs and was meant as one."
+    return [text[text.index('"question"') :].strip()] if '"question"' in text else []
+
 
 # %% ../nbs/02_data_chat_sources.ipynb #e7e6a39a
 _MARKS = str.maketrans("\u2018\u2019\u201c\u201d\u00a0\u2013\u2014", "''\"\" --")
@@ -238,13 +255,16 @@ def _pairs(chunk: Row, outcome: Outcome) -> Iterator[Row | str]:
     try:
         found = pairs_in(str(outcome.value))
     except InputError as error:
-        yield error.what
+        said = " ".join(str(outcome.value).split())
+        yield f"{error.what[:-1]}: {shorten(said, 80)}" if said else "The reply is empty."
         return
     yield from (_checked(chunk, pair) for pair in found)
 
 # %% ../nbs/02_data_chat_sources.ipynb #8e2e9c4c
 def _checked(chunk: Row, pair: Any) -> Row | str:
     "A pair whose quote is in the text, as a row; else what is wrong with it."
+    if isinstance(pair, str):
+        return f"A pair is no JSON: {shorten(' '.join(pair.split()), 80)}"
     said = [pair.get(name) if isinstance(pair, Mapping) else None for name in ("question", "answer", "quote")]
     if missing := [name for name, value in zip(("question", "answer", "quote"), said, strict=True) if not isinstance(value, str) or not value.strip()]:
         return f"A pair has no {' and no '.join(missing)}."

@@ -23,7 +23,7 @@ from .documents import lineage as lineage
 from .errors import InputError
 from .language import known, language
 from .near_copies import pairs, plain, shared_runs
-from .personal import KINDS, find, kinds_of, label, pseudonyms, replaced
+from .personal import Analyzer, find, kinds_of, label, pseudonyms, replaced
 from .quality import FAMILIES, chosen, problems
 from .readers import READERS as READERS
 from .readers import Reader, Wanted
@@ -36,14 +36,14 @@ from .structure import headings, structure_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from llmops_nb.chat_checks import chat_stats as chat_stats
     from llmops_nb.chat_checks import check_chats as check_chats
     from llmops_nb.chat_checks import dedup_chats as dedup_chats
-    from llmops_nb.chat_checks import preview as preview
     from llmops_nb.chat_checks import redact_chats as redact_chats
-    from llmops_nb.chat_checks import split_chats as split_chats
+    from llmops_nb.chat_preview import chat_stats as chat_stats
+    from llmops_nb.chat_preview import preview as preview
     from llmops_nb.chat_sources import from_documents as from_documents
     from llmops_nb.chat_sources import from_traces as from_traces
+    from llmops_nb.chat_splits import split_chats as split_chats
     from llmops_nb.chats import read_chats as read_chats
     from llmops_nb.chats import write_chats as write_chats
     from llmops_nb.widgets.chunks import Inspector
@@ -57,10 +57,11 @@ def stream(
     reader: str | Reader | None = None,  # "docling", or a function; None: by each file's ending
     max_bytes: int = 256 * 2**20,  # of a file that has to be read whole, of a line in a file of rows
     storage_options: Mapping[str, Any] | None = None,  # for addresses, as in pandas: keys, endpoint
+    engine: str | None = None,  # where files are read: None (here), "processes", "ray"
     progress: str | None = None,  # label of a progress bar; None shows none
 ) -> Iterator[Document | Note]:
     "Documents one by one, and a note for each text left out. Raises: `InputError`, `NotFound`, `StorageError`, `MissingExtra`."
-    return documents(source, Reading(Wanted(text, id, max_bytes), reader, storage_options, progress))
+    return documents(source, Reading(Wanted(text, id, max_bytes), reader, storage_options, progress, engine))
 
 
 def load(
@@ -71,9 +72,10 @@ def load(
     reader: str | Reader | None = None,  # "docling", or a function; None: by each file's ending
     max_bytes: int = 256 * 2**20,  # of a file that has to be read whole, of a line in a file of rows
     storage_options: Mapping[str, Any] | None = None,  # for addresses, as in pandas: keys, endpoint
+    engine: str | None = None,  # where files are read: None (here), "processes", "ray"
 ) -> "pd.DataFrame":  # id, text, source, metadata; `lineage(docs)` says what was left out
     "Documents as a table. Raises: `InputError`, `NotFound`, `StorageError`, `MissingExtra`."
-    items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, progress="load")
+    items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, engine=engine, progress="load")
     docs = _table(_once(items))
     if docs.empty:
         reasons = [f"{note['id']}: {note['reason']}" for note in docs.attrs["lineage"][:5]]
@@ -116,9 +118,10 @@ def batches(
     reader: str | Reader | None = None,  # "docling", or a function; None: by each file's ending
     max_bytes: int = 256 * 2**20,  # of a file that has to be read whole, of a line in a file of rows
     storage_options: Mapping[str, Any] | None = None,  # for addresses, as in pandas: keys, endpoint
+    engine: str | None = None,  # where files are read: None (here), "processes", "ray"
 ) -> "Iterator[pd.DataFrame]":  # id, text, source, metadata, each table with its own lineage
     "Documents as tables, one after another. Raises: `InputError`, `NotFound`, `StorageError`, `MissingExtra`, when it gets there."
-    items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, progress="load")
+    items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, engine=engine, progress="load")
     part, size, tables = list[Document | Note](), 0, 0
     for item in _once(items):
         part.append(item)
@@ -203,33 +206,37 @@ def _filtered(docs: "pd.DataFrame", rules: tuple[str, ...], wanted: set[str] | N
 # %% ../nbs/02_data.ipynb #1ac899ce
 def pii(
     docs: "pd.DataFrame",  # id, text and any other columns
-    kinds: Iterable[str] = KINDS,  # key, email, iban, card, phone, ip
+    kinds: Iterable[str] | None = None,  # key, email, iban, card, phone, ip, and the analyzer's, such as person; None: all
     region: str | None = None,  # of phone numbers without a country code, such as "US"
+    analyzer: str | Analyzer | None = None,  # who looks as well: "presidio", "presidio:<spaCy model>", which also finds names, or your own AnalyzerEngine
 ) -> "pd.DataFrame":  # id, kind, start, end, masked
-    "What is personal in these documents. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers."
+    "What is personal in these documents. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers, and without Presidio."
     import pandas as pd
 
-    kinds = kinds_of(kinds)
-    found = [(row["id"], one.kind, one.start, one.end, one.masked) for row in rows_of(docs) for one in find(row["text"], kinds, region)]
+    wanted = kinds_of(kinds, analyzer)
+    search = partial(find, kinds=kinds if kinds is None else wanted, region=region, analyzer=analyzer)
+    found = [(row["id"], one.kind, one.start, one.end, one.masked) for row in rows_of(docs) for one in search(row["text"])]
     return pd.DataFrame(found, columns=["id", "kind", "start", "end", "masked"])
 
 
 def redact(
     docs: Docs,  # id, text and any other columns; or an iterator of such tables
-    kinds: Iterable[str] = KINDS,  # key, email, iban, card, phone, ip
+    kinds: Iterable[str] | None = None,  # key, email, iban, card, phone, ip, and the analyzer's, such as person; None: all
     region: str | None = None,  # of phone numbers without a country code, such as "US"
     key: bytes | None = None,  # makes marks that are the same for the same value; None: labels
     engine: str | None = None,  # where: None (here), "processes", "ray"
+    analyzer: str | Analyzer | None = None,  # who looks as well: "presidio", "presidio:<spaCy model>", which also finds names, or your own AnalyzerEngine
 ) -> Docs:  # the same columns; `lineage` counts what was replaced
-    "Documents without what is personal. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers."
-    return by_document(partial(_redacted, kinds=kinds_of(kinds), region=region, key=key), docs, engine)
+    "Documents without what is personal. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers, and without Presidio."
+    wanted = kinds_of(kinds, analyzer)  # a wrong name is an error before any document is read
+    return by_document(partial(_redacted, kinds=kinds if kinds is None else wanted, region=region, key=key, analyzer=analyzer), docs, engine)
 
 
-def _redacted(docs: "pd.DataFrame", kinds: Iterable[str], region: str | None, key: bytes | None) -> "pd.DataFrame":
+def _redacted(docs: "pd.DataFrame", kinds: Iterable[str] | None, region: str | None, key: bytes | None, analyzer: str | Analyzer | None) -> "pd.DataFrame":
     name = label if key is None else pseudonyms(key)
     rows, notes = [], []
     for row in rows_of(docs):
-        if found := find(row["text"], kinds, region):
+        if found := find(row["text"], kinds, region, analyzer):
             counted = Counter(one.kind for one in found)
             notes.append(Note(row["id"], "redact", "changed", ", ".join(f"{count} x {kind}" for kind, count in counted.items())))
         rows.append(row | {"text": replaced(row["text"], found, name)})
@@ -414,8 +421,10 @@ def inspect_chunks(
 
 # %% ../nbs/02_data.ipynb #1dd8f1c6
 _LATER = {
-    **dict.fromkeys(("chat_stats", "check_chats", "dedup_chats", "preview", "redact_chats", "split_chats"), "llmops_nb.chat_checks"),
+    **dict.fromkeys(("check_chats", "dedup_chats", "redact_chats"), "llmops_nb.chat_checks"),
+    **dict.fromkeys(("chat_stats", "preview"), "llmops_nb.chat_preview"),
     **dict.fromkeys(("from_documents", "from_traces"), "llmops_nb.chat_sources"),
+    "split_chats": "llmops_nb.chat_splits",
     **dict.fromkeys(("read_chats", "write_chats"), "llmops_nb.chats"),
 }
 

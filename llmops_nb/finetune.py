@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # %% ../nbs/04_finetune.ipynb #5e3ec2bf
-from .chat_checks import PLAIN_TEMPLATE, Preview, conversations, preview, prompt_key, side_of, with_template  # noqa: F401  some are for callers
+from .chat_preview import PLAIN_TEMPLATE, Preview, conversations, preview, with_template  # noqa: F401  some are for callers
+from .chat_splits import side_of
+from .chat_texts import prompt_key
 from .compute import hardware, jobs
 from .compute.chat_tokens import ChatBatches, as_messages, encode_rows
 from .compute.local_models import load_model, load_tokenizer, peft_library

@@ -34,6 +34,7 @@ class Wanted:
     text: str = "text"  # the column that holds the text, in files of rows
     id: str | None = "id"  # the column that names a row; None: rows are named by their place
     max_bytes: int = 256 * 2**20  # of a file read whole, of a line of a file read line by line
+    name: str = ""  # of the file, without the ending of its packing
 
 
 Reader = Callable[[BinaryIO, Wanted], Iterator[Part]]

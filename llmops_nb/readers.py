@@ -16,6 +16,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import InputError, OpsError, require
@@ -189,18 +190,27 @@ def _grid(table: "Table") -> str:
     return "\n".join(rows[:1] + ["|" + " --- |" * rows[0].count(" |")] * bool(rows) + rows[1:])
 
 # %% ../nbs/02_data_readers.ipynb #1a3e3b97
+@cache
+def _docling() -> Any:
+    "One converter for all files: it keeps the models it has loaded."
+    logging.getLogger("docling").setLevel(logging.CRITICAL)  # what it could not read is in the notes
+    return require("docling.document_converter", "docling").DocumentConverter()
+
+
 def layout(file: BinaryIO, wanted: Wanted) -> Iterator[Part]:
     "Any file Docling can read, as Markdown. Raises: `InputError`, `MissingExtra`."
-    converter, streams = require("docling.document_converter", "docling"), require("docling.datamodel.base_models", "docling")
-    name = str(getattr(file, "name", "document"))
+    converter, streams = _docling(), require("docling.datamodel.base_models", "docling")
+    stream = streams.DocumentStream(name=wanted.name.rpartition("/")[2] or "document", stream=io.BytesIO(whole(file, wanted)))
     try:
-        result = converter.DocumentConverter().convert(streams.DocumentStream(name=name.rpartition("/")[2], stream=io.BytesIO(whole(file, wanted))))
-        text = result.document.export_to_markdown()
-    except OpsError:
-        raise
+        result = converter.convert(stream)
+        text = result.document.export_to_markdown(escape_html=False, escape_underscores=False, image_placeholder="")
+    except FileNotFoundError as error:  # the file itself is in memory
+        raise InputError("Docling's models for this file are not here, and could not be fetched: run `docling-tools models download` where there is a network, "
+                         "and name the folder in DOCLING_ARTIFACTS_PATH.") from error
     except Exception as error:
-        raise InputError(f"Docling cannot read this file: {type(error).__name__}: {str(error)[:200]}.") from None
-    yield Part(None, encodable(text))
+        raise InputError(f"Docling cannot read this file: {type(error).__name__}: {' '.join(str(error).split())[:200]}.") from None
+    left_out = [f"Left out: {len(result.document.pictures)} x picture."] if result.document.pictures else []
+    yield Part(None, encodable(text), note=" ".join([*left_out, *(f"Not read: {error.error_message}." for error in result.errors)]))
 
 # %% ../nbs/02_data_readers.ipynb #011b64f2
 CODE = (".c", ".cc", ".cpp", ".cs", ".css", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".kt", ".lua", ".php", ".pl", ".proto", ".py", ".pyi", ".r",

@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qsl, urlsplit
 
 from . import python_manual
-from .compute.mapping import bars_hidden
+from .compute.mapping import bars_hidden, grouped, shared_out
 from .documents import Document, Note
 from .errors import InputError, NotFound, OpsError, StorageError, require, shorten
 from .parts import Part, Reader, Wanted, too_large
@@ -53,6 +54,11 @@ class File:
     def ending(self) -> str:
         "The last ending in lower case, such as `.gz`."
         return os.path.splitext(self.name)[1].lower()
+
+    @property
+    def unpacked_name(self) -> str:
+        "The name without the ending of its packing."
+        return os.path.splitext(self.name)[0] if self.ending in PACKED else self.name
 
 
 def unpacked(file: File) -> File:
@@ -166,7 +172,7 @@ def _in_file(file: File, wanted: Wanted, reader: str | Reader | None, bar: "tqdm
         raise too_large(f"{file.size:,} bytes", wanted.max_bytes, file.size)
     try:
         with unpacked(replace(file, open=lambda: _counted(file, bar))).open() as opened:
-            for part in read(opened, wanted):
+            for part in read(opened, replace(wanted, name=file.unpacked_name)):
                 yield from _documents(file.name, file.source, part, title)
     except OpsError:
         raise
@@ -318,6 +324,7 @@ class Reading:
     reader: str | Reader | None = None  # None: by each file's ending
     options: Mapping[str, Any] | None = field(default=None, repr=False)  # for fsspec
     progress: str | None = None  # label of a progress bar
+    engine: str | None = None  # where files are read: None (here), "processes", "ray"
 
 
 def documents(source: Source, reading: Reading) -> Iterator[Document | Note]:
@@ -352,10 +359,36 @@ def _in_files(source: str, reading: Reading) -> Iterator[Document | Note]:
     files, named = _remote(source, reading.options or {}) if re.match(r"[a-z][a-z0-9+.-]+://", source) else _local(source)
     hidden = reading.progress is None or bars_hidden()
     with tqdm(total=sum(file.size or 0 for file in files), desc=reading.progress, unit="B", unit_scale=True, delay=0.5, leave=False, disable=hidden) as bar:
-        for file in files:
-            try:
-                yield from _in_file(file, reading.wanted, reading.reader, None if hidden else bar)
-            except (InputError, StorageError) as error:
-                if named:
-                    raise type(error)(f"{file.name}: {error.what}", given=error.given, allowed=error.allowed, next_step=error.next_step) from None
-                yield Note(file.name, "load", "dropped", error.what)
+        if reading.engine is None:
+            yield from _one_by_one(files, reading, named, None if hidden else bar)
+        else:
+            yield from _side_by_side(files, reading, named, bar)
+
+
+def _one_by_one(files: Iterable[File], reading: Reading, named: bool, bar: "tqdm | None") -> Iterator[Document | Note]:
+    for file in files:
+        try:
+            yield from _in_file(file, reading.wanted, reading.reader, bar)
+        except (InputError, StorageError) as error:
+            if named:
+                raise type(error)(f"{file.name}: {error.what}", given=error.given, allowed=error.allowed, next_step=error.next_step) from None
+            yield Note(file.name, "load", "dropped", error.what)
+
+# %% ../nbs/02_data_sources.ipynb #05d664d3
+_SHARE, _LARGE = 4 * 2**20, 64 * 2**20  # bytes of files for a worker at a time; of a file that is read here
+
+
+def _side_by_side(files: list[File], reading: Reading, named: bool, bar: "tqdm") -> Iterator[Document | Note]:
+    for sent, some in groupby(files, lambda file: file.size is not None and file.size < _LARGE and file.ending not in PACKED):
+        if not sent:
+            yield from _one_by_one(some, reading, named, bar)
+            continue
+        shares = list(grouped(some, lambda file: file.size or 0, _SHARE))
+        found = shared_out(partial(_of_share, reading=reading, named=named), shares, reading.engine)
+        for share, items in zip(shares, found, strict=True):
+            yield from items
+            bar.update(sum(file.size or 0 for file in share))
+
+
+def _of_share(share: list[File], reading: Reading, named: bool) -> list[Document | Note]:
+    return list(_one_by_one(share, reading, named, None))

@@ -232,7 +232,11 @@ class Blocks:
         if not line and low or text[line] not in " \t|>" and text.find(">>> ", max(low, text.rfind("\n\n", low, line)), line) < 0:
             return None
         before = self._paragraph.match(text, low, place)
-        for found in self.structure.blocks.finditer(text, before.end() if before else low, place + room):
-            if found.end() > place:
+        at = before.end() if before else low
+        while True:  # a block begins where a line does
+            found = self.structure.blocks.match(text, at, place + room)
+            if found and found.end() > place:
                 return found.span() if found.start() < place else None
-        return None
+            at = text.find("\n", found.end() if found else at, place) + 1
+            if not at:
+                return None

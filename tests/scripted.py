@@ -31,6 +31,7 @@ class Scripted(FakeOpenAI):
         self.count += 1
         turn = turn(body) if callable(turn) else turn
         message = {"role": "assistant", "content": turn if isinstance(turn, str) else turn.get("content")}
+        message |= {} if isinstance(turn, str) else {name: turn[name] for name in ("refusal",) if name in turn}
         made = [] if isinstance(turn, str) else turn.get("tool_calls", [])
         finish = "tool_calls" if made else "stop"
         usage = {"prompt_tokens": self.usage[0], "completion_tokens": self.usage[1], "total_tokens": sum(self.usage)}

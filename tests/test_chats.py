@@ -16,11 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llmops_nb as ops
-from llmops_nb import chat_checks, chat_sources, chats
+from llmops_nb import chat_checks, chat_preview, chat_sources, chat_splits, chats
 from llmops_nb.compute.replies import Reply
 from llmops_nb.data import lineage
 from llmops_nb.errors import InputError, NotFound, StorageError
 from llmops_nb.finetune import held_out
+from llmops_nb.readers import Wanted
+from tests.loopback import Fault
+from tests.scripted import Scripted
 
 # --- any row of any format comes back as it was
 
@@ -309,6 +312,25 @@ def test_a_file_is_not_held_in_memory_twice(tmp_path: Path) -> None:
     assert len(table) == 8000 and peak < 2.2 * path.stat().st_size
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_lines_and_arrays_are_read_in_every_encoding_of_documents(tmp_path: Path, encoding: str) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"Où est-ce, {n}? 雨"}, {"role": "assistant", "content": "Là."}]} for n in range(3)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines[:2], "{torn", lines[2]]), encoding=encoding)
+    (tmp_path / "a.json").write_text("\n [" + ",\n".join(lines) + "]", encoding=encoding)
+    table = chats.read_chats(tmp_path / "a.jsonl")
+    assert table.messages.tolist() == chats.read_chats(tmp_path / "a.json").messages.tolist() == [row["messages"] for row in rows]
+    assert table.id.tolist() == ["line 1", "line 2", "line 4"] and lineage(table).id.tolist() == ["line 3"]
+
+
+def test_a_line_that_is_too_long_is_named_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chats, "Wanted", lambda: Wanted(max_bytes=200))
+    lines = [json.dumps(chat("a" * size, "b")) for size in (1, 300, 2)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    table = chats.read_chats(tmp_path / "a.jsonl")
+    assert table.id.tolist() == ["line 1", "line 3"] and lineage(table).reason.tolist() == ["Line 2 is longer than 200 bytes."]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -487,35 +509,100 @@ def test_no_group_is_on_two_sides_and_order_does_not_matter(made: list, group: s
     rows = pd.DataFrame(
         [{"id": str(n), **chat(f"How do I {ask}?", said), "customer": customer} for n, (ask, said, customer) in enumerate(made)]
     )
-    parted = chat_checks.split_chats(rows, {"train": 0.5, "test": 0.5}, group=group, seed=seed)
+    parted = chat_splits.split_chats(rows, {"train": 0.5, "test": 0.5}, group=group, seed=seed)
     assert parted.groupby([messages[0]["content"] for messages in parted.messages])["split"].nunique().max() == 1
     if group == "customer":
         assert parted.groupby("customer")["split"].nunique().max() == 1
-    shuffled = chat_checks.split_chats(rows.sample(frac=1, random_state=1), {"train": 0.5, "test": 0.5}, group=group, seed=seed)
+    shuffled = chat_splits.split_chats(rows.sample(frac=1, random_state=1), {"train": 0.5, "test": 0.5}, group=group, seed=seed)
     assert dict(zip(shuffled.id, shuffled["split"], strict=True)) == dict(zip(parted.id, parted["split"], strict=True))
 
 
 def test_adding_rows_moves_no_other_and_shares_are_about_met() -> None:
     rows = pd.DataFrame([{"id": str(n), **chat(f"question {n}", "a")} for n in range(4000)])
-    few, all_of_them = chat_checks.split_chats(rows.head(1000)), chat_checks.split_chats(rows)
+    few, all_of_them = chat_splits.split_chats(rows.head(1000)), chat_splits.split_chats(rows)
     assert few["split"].tolist() == all_of_them["split"].tolist()[:1000]
     shares = all_of_them["split"].value_counts(normalize=True)
     assert abs(shares["train"] - 0.8) < 0.02 and abs(shares["test"] - 0.1) < 0.015
-    assert 0.55 < (chat_checks.split_chats(rows, seed=1)["split"] == all_of_them["split"]).mean() < 0.75  # 0.8² + 2 · 0.1² by chance
+    assert 0.55 < (chat_splits.split_chats(rows, seed=1)["split"] == all_of_them["split"]).mean() < 0.75  # 0.8² + 2 · 0.1² by chance
     for n in (1, 7, 100, 4000):
-        met = chat_checks.split_chats(rows.head(n), exact=True)["split"].value_counts()
-        assert all(abs(met.get(name, 0) - share * n) <= 1 for name, share in chat_checks.SHARES.items())
+        met = chat_splits.split_chats(rows.head(n), exact=True)["split"].value_counts()
+        assert all(abs(met.get(name, 0) - share * n) <= 1 for name, share in chat_splits.SHARES.items())
     for wrong in ({}, {"a": 0.5}, {"a": 1.5, "b": -0.5}):
         with pytest.raises(InputError, match="parts of one"):
-            chat_checks.split_chats(rows, wrong)
+            chat_splits.split_chats(rows, wrong)
     with pytest.raises(InputError, match="no value for the group"):
-        chat_checks.split_chats(rows, group="customer")
+        chat_splits.split_chats(rows, group="customer")
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows_to_split, st.sampled_from([None, "near", "customer"]), st.integers(0, 3), st.sampled_from([(0.5, 0.5), (0.9, 0.1), (1, 0)]))
+def test_a_split_by_topic_loses_nothing_tears_nothing_and_is_always_the_same(
+    made: list, group: str | None, seed: int, parts: tuple
+) -> None:
+    rows = pd.DataFrame(
+        [
+            {"id": str(n), **chat(f"How do I {ask}?", str(said)), "customer": customer, "topic": said}
+            for n, (ask, customer, said) in enumerate(made)
+        ]
+    )
+    shares = dict(zip(("train", "test"), parts, strict=True))
+    parted = chat_splits.split_chats(rows, shares, group=group, seed=seed, by="topic")
+    assert parted.drop(columns="split").equals(chats.chat_frame(chats.records(rows))) and set(parted["split"]) <= set(shares)
+    assert parted.groupby([messages[0]["content"] for messages in parted.messages])["split"].nunique().max() == 1
+    if group == "customer":
+        assert parted.groupby("customer")["split"].nunique().max() == 1
+    if parts == (1, 0):
+        assert set(parted["split"]) == {"train"}
+    shuffled = chat_splits.split_chats(rows.sample(frac=1, random_state=1), shares, group=group, seed=seed, by=lambda row: row["topic"])
+    assert dict(zip(shuffled.id, shuffled["split"], strict=True)) == dict(zip(parted.id, parted["split"], strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.sampled_from([(0.5, 0.5), (0.8, 0.2), (0.8, 0.1, 0.1)]), st.integers(0, 3))
+def test_where_groups_are_single_rows_each_topic_has_its_share(sizes: list, parts: tuple, seed: int) -> None:
+    keys = [(topic, n) for topic, size in enumerate(sizes) for n in range(size)]
+    rows = pd.DataFrame([{"id": f"{topic}-{n}", **chat(f"question {topic} {n}", "a"), "topic": topic} for topic, n in keys])
+    shares = dict(zip("abc", parts, strict=False))
+    sides = chat_splits.split_chats(rows, shares, seed=seed, by="topic")["split"]
+    for name, share in shares.items():
+        assert abs((sides == name).sum() - share * len(rows)) < 3
+        for topic, size in enumerate(sizes):
+            assert abs(((rows["topic"] == topic) & (sides == name)).sum() - share * size) < 3
+
+
+def test_a_group_too_large_for_its_share_stays_whole_and_the_note_says_so() -> None:
+    rows = pd.DataFrame(
+        [{"id": str(n), **chat(f"q {n}", "a"), "customer": "big" if n < 60 else f"c{n}", "topic": n % 3} for n in range(100)]
+    )
+    parted = chat_splits.split_chats(rows, {"train": 0.5, "test": 0.5}, group="customer", by="topic")
+    sides = parted["split"].value_counts()
+    assert parted.groupby("customer")["split"].nunique().max() == 1 and sorted(sides) == [40, 60]
+    assert any("60 of 100 rows, 60.0%; 50.0% was wanted" in reason for reason in lineage(parted).reason)
+    with pytest.raises(InputError, match="no value for by"):
+        chat_splits.split_chats(rows, by="intent")
+
+
+def test_each_intent_of_a_real_set_has_its_share_among_the_tests(shared: Path) -> None:
+    with open(shared / "support" / "bitext_train.csv", newline="", encoding="utf-8") as file:
+        raw = [{"id": f"b{n}", "input": row["instruction"], "expected": row["response"], "intent": row["intent"]}
+               for n, row in enumerate(csv.DictReader(file))]  # fmt: skip
+    table = chats.read_chats(raw)
+    groups = chat_splits.near_groups([messages[0]["content"] for messages in table.messages])
+    for seed in range(3):
+        parted = chat_splits.split_chats(table, group="near", seed=seed, by="intent")
+        met = pd.crosstab(parted["intent"], parted["split"], normalize="index")
+        assert len(met) == 27 and parted.id.tolist() == table.id.tolist()
+        for name, share in chat_splits.SHARES.items():
+            assert (met[name] - share).abs().max() < 0.02
+        assert parted.groupby(groups)["split"].nunique().max() == 1
+    by_lot = pd.crosstab(table["intent"], chat_splits.split_chats(table, group="near", exact=True)["split"], normalize="index")
+    assert (by_lot["test"] - 0.1).abs().max() > 0.05  # what it is without
 
 
 def test_training_holds_out_by_the_same_rule() -> None:
     rows = [chat(f"question {n % 300}", f"answer {n}") for n in range(600)]
     train, validation = held_out(rows, 0.1)
-    sides = chat_checks.split_chats(pd.DataFrame(rows), {"validation": 0.1, "train": 0.9})["split"]
+    sides = chat_splits.split_chats(pd.DataFrame(rows), {"validation": 0.1, "train": 0.9})["split"]
     assert len(train) + len(validation) == 600 and [rows[n] for n in range(600) if sides[n] == "validation"] == validation
     assert not {row["messages"][0]["content"] for row in train} & {row["messages"][0]["content"] for row in validation}
 
@@ -594,6 +681,68 @@ def test_failures_are_noted_and_finished_chunks_not_asked_again(tmp_path: Path) 
         chat_sources.from_documents(chunks, Says(lambda _: RuntimeError("no answer")))
 
 
+PAIR = {"question": "When?", "answer": "At two.", "quote": "Backups run at two."}
+REPLIES = {  # what a server answers about each chunk: the reply, rows that come of it, notes, and what a note says
+    "good": (json.dumps([PAIR]), 1, 0, ""),
+    "fenced": (f"Sure:\n```json\n{json.dumps({'pairs': [PAIR]})}\n```", 1, 0, ""),
+    "prose": ("Question: When? Answer: At two.", 0, 1, "no JSON in the reply: Question: When, prose?"),
+    "invented": (json.dumps([PAIR | {"quote": "Backups run at three."}]), 0, 1, "not in the text: Backups run at three."),
+    "cut": (json.dumps([PAIR, PAIR | {"question": "How often?"}])[:-40], 1, 1, 'no JSON: "question": "How often?"'),
+    "a line each": (json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"question": "How late?"}), 2, 0, ""),
+    "one broken of three": (
+        f'[{json.dumps(PAIR)}, {{"question": "So "far"?"}}, {json.dumps(PAIR | {"question": "Late?"})}]',
+        2,
+        1,
+        "no JSON",
+    ),
+    "half a pair": (json.dumps([{"question": "When?"}]), 0, 1, "no answer and no quote"),
+    "other things": (json.dumps([3, "a", PAIR]), 1, 2, ""),
+    "empty": ("", 0, 1, "The reply is empty."),
+    "null": ({"content": None}, 0, 1, "The reply is empty."),
+    "refusal": ({"content": None, "refusal": "I cannot help with that."}, 0, 1, "I cannot help with that."),
+    "tool call": (
+        {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        0,
+        1,
+        "The reply is empty.",
+    ),
+}
+
+
+def test_whatever_a_server_replies_becomes_rows_or_notes(tmp_path: Path) -> None:
+    chunks = pd.DataFrame({"id": list(REPLIES), "text": [f"About {name}.\nBackups run at\ntwo." for name in REPLIES]})
+
+    def answer(body: dict) -> object:
+        name = body["messages"][-1]["content"].split("About ")[1].split(".\n")[0]
+        reply = json.dumps(REPLIES[name][0]).replace("hen?", f"hen, {name}?")  # no question twice
+        return json.loads(reply)
+
+    with Scripted(answer) as fake:
+        model = ops.Model("openai:gpt-5-mini", base_url=fake.url, api_key="sk-loopback")
+        made = chat_sources.from_documents(chunks, model, resume=tmp_path / "done.jsonl")
+        assert fake.count == len(REPLIES)
+        again = chat_sources.from_documents(chunks, model, resume=tmp_path / "done.jsonl")
+        assert fake.count == len(REPLIES) and again.equals(made) and lineage(again).equals(lineage(made))
+    notes = lineage(made)
+    for name, (_, rows, noted, said) in REPLIES.items():
+        mine = notes[notes.id == name].reason.tolist()
+        assert ((made["doc_id"] == name).sum(), len(mine)) == (rows, noted), name
+        assert not said or said in mine[0], (name, mine)
+        assert not any("\n" in reason for reason in mine)
+    texts = dict(zip(chunks.id, chunks.text, strict=True))
+    assert all(texts[row.doc_id][row.start : row.end] == row.quote == "Backups run at\ntwo." for row in made.itertuples())
+
+
+def test_a_server_that_refuses_a_chunk_costs_that_chunk_alone() -> None:
+    chunks = pd.DataFrame({"id": ["a", "b", "c"], "text": ["Backups run at two."] * 3})
+    questions = iter(["When?", "How late?"])
+    with Scripted(lambda _: json.dumps([PAIR | {"question": next(questions)}])) as fake:
+        fake.faults.append(Fault(status=400, code="content_policy_violation"))
+        model = ops.Model("openai:gpt-5-mini", base_url=fake.url, api_key="sk-loopback")
+        made = chat_sources.from_documents(chunks, model, concurrency=1)
+    assert made["doc_id"].tolist() == ["b", "c"] and lineage(made).id.tolist() == ["a"] and "model failed" in lineage(made).reason[0]
+
+
 def test_traces_that_people_liked_become_rows(ws) -> None:
     @ops.trace(kind="app")
     def desk(question: str) -> str:
@@ -665,7 +814,7 @@ def test_a_real_support_set_goes_all_the_way(shared: Path, tmp_path: Path) -> No
     report = chat_checks.check_chats(table)
     counts = dict(zip(report.counts.problem, report.counts.rows, strict=True))
     clean = chat_checks.dedup_chats(chat_checks.redact_chats(table[~table.id.isin(report.errors)]))
-    parted = chat_checks.split_chats(clean, group="near")
+    parted = chat_splits.split_chats(clean, group="near")
     seconds = time.perf_counter() - start
     sides = {name: part for name, part in parted.groupby("split")}
     leaks = chat_checks.check_chats(sides["train"], tests=sides["test"], personal=[]).problems
@@ -763,7 +912,7 @@ def test_trl_learns_what_the_preview_shows(tokenizer, tmp_path: Path) -> None:
     table = chats.read_chats(Path(__file__).parent.parent / "nbs" / "support_chats.jsonl")
     single = table[[len(messages) == 3 and messages[-1]["content"] != "" for messages in table.messages]].head(20)
     chats.write_chats(single, tmp_path / "a.jsonl", "trl", lossy=True)
-    shown = chat_checks.preview(tokenizer, single.to_dict("records"), 20, max_tokens=4096).tokens
+    shown = chat_preview.preview(tokenizer, single.to_dict("records"), 20, max_tokens=4096).tokens
     for place, line in enumerate((tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()):
         rendered = trl.apply_chat_template(json.loads(line), tokenizer)
         row = shown[shown["row"] == place]
@@ -778,9 +927,9 @@ def test_an_answer_of_weight_0_is_read_and_not_learned(tokenizer) -> None:
         {"role": "user", "content": "b"},
         {"role": "assistant", "content": "right", "weight": 1},
     ]
-    shown = chat_checks.preview(tokenizer, [{"messages": messages}]).tokens
+    shown = chat_preview.preview(tokenizer, [{"messages": messages}]).tokens
     assert tokenizer.decode(shown[shown["label"] != -100]["id"].tolist()) == "right<|end|>"
-    refused = chat_checks.preview(tokenizer, [{"messages": messages[:2]}])
+    refused = chat_preview.preview(tokenizer, [{"messages": messages[:2]}])
     assert len(refused.problems) == 1 and "weight 0" in refused.problems[0]
     report = chat_checks.check_chats([{"messages": messages[:2]}], tokenizer)
     assert set(report.problems.problem) == {"nothing to learn"} and report.errors == ["0"]

@@ -20,7 +20,7 @@ import pytest
 
 import llmops_nb as ops
 from llmops_nb import data
-from llmops_nb.errors import InputError, NotFound, StorageError
+from llmops_nb.errors import InputError, MissingExtra, NotFound, StorageError
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def test_a_bucket(bucket) -> None:
     assert table.source.tolist() == ["s3://corpus/notes/a.md", "s3://corpus/notes/b/c.txt"]
     assert data.lineage(table).id.tolist() == ["photo.png"]
     assert data.load(f"{address}/notes/*.md", storage_options=options).id.tolist() == ["a.md"]
+    assert data.load(f"{address}/notes", storage_options=options, engine="processes").equals(table)
     rows = data.load(f"{address}/rows.jsonl", storage_options=options)
     assert rows.text.tolist() == ["one"] and data.lineage(rows).id.tolist() == ["rows.jsonl:line 2"]
     for gone in ("nothing/", "nothing/*.md"):
@@ -138,6 +139,29 @@ def bomb(inside: str, size: int = 400 * 2**20) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_reader_is_told_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bar: bool) -> None:
+    from llmops_nb import sources
+    from llmops_nb.readers import Part
+
+    monkeypatch.setattr(sources, "bars_hidden", lambda: not bar)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.docx").write_bytes(b"x")
+    (tmp_path / "B.HTML.GZ").write_bytes(gzip.compress(b"x"))
+    table = data.load(tmp_path, reader=lambda file, wanted: iter([Part(None, f"{wanted.name} {file.read().decode()}")]))
+    assert table.text.tolist() == ["B.HTML x", "in/a.docx x"]
+
+
+def test_without_docling_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmops_nb import readers
+
+    readers._docling.cache_clear()
+    monkeypatch.setitem(sys.modules, "docling.document_converter", None)
+    (tmp_path / "a.docx").write_bytes(b"x")
+    with pytest.raises(MissingExtra, match=r"llmops_nb\[docling\]"):
+        data.load(tmp_path, reader="docling")
+
+
 def test_rubbish_is_named_and_the_rest_goes_through(tmp_path: Path) -> None:
     good = {"good.md": b"good", "good.html": b"<p>good<script>alert(1)</script>",
             "good.jsonl": b'{"text": "good"}\n{"text": "x' + b"y" * 3_000_000 + b'"}\n'}
@@ -154,6 +178,8 @@ def test_rubbish_is_named_and_the_rest_goes_through(tmp_path: Path) -> None:
     table = data.load(tmp_path, max_bytes=2_000_000)
     notes = data.lineage(table).set_index("id")
     assert set(table.id) == {"good.md", "good.html", "good.jsonl:line 1"} and "alert" not in "".join(table.text)
+    elsewhere = data.load(tmp_path, max_bytes=2_000_000, engine="processes")
+    assert table.equals(elsewhere) and data.lineage(elsewhere).equals(data.lineage(table))
     assert set(notes.index) == set(bad) | {"good.jsonl:line 2"}, set(notes.index) ^ set(bad)
     assert "unpacks to 419,430,400 bytes" in notes.reason["bomb.docx"] and "longer than max_bytes" in notes.reason["good.jsonl:line 2"]
     assert time.perf_counter() - started < 20
@@ -205,7 +231,7 @@ def test_steps_give_the_same_here_there_and_in_parts() -> None:
     assert here.equals(with_processes) and data.lineage(here).equals(data.lineage(with_processes))
 
 
-def test_ray_with_two_workers_gives_the_same() -> None:
+def test_ray_with_two_workers_gives_the_same(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}})
     try:
@@ -215,6 +241,10 @@ def test_ray_with_two_workers_gives_the_same() -> None:
         assert here.equals(there)
         streamed = list(data.filter(data.batches("pydoc:stdlib", characters=200_000), "c4", engine="ray"))
         assert pd.concat(streamed, ignore_index=True).equals(data.filter(docs, "c4")) and len(streamed) > 3
+        for number, text in enumerate(docs.text[:300]):
+            (tmp_path / f"{number}.html").write_text(f"<h1>{number}</h1><pre>{text * 20}</pre>")
+        pages = data.load(tmp_path)
+        assert data.load(tmp_path, engine="ray").equals(pages) and len(pages) == 300
         with pytest.raises(InputError, match="no text"):
             data.filter(docs.assign(text=None), engine="ray")
     finally:
