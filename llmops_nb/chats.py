@@ -20,7 +20,7 @@ from .chat_formats import IN_INPUT, MESSAGE_FORMATS, OURS, Format, Row, chat_fra
 from .chat_turns import TURN_FORMATS
 from .documents import Note
 from .errors import InputError, NotFound
-from .readers import Wanted, decode, lines
+from .parts import Wanted, decode, lines
 from .storage.versions import disk_errors
 
 # %% ../nbs/02_data_chats.ipynb #42f802b6

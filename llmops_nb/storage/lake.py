@@ -19,12 +19,13 @@ from urllib.parse import urlsplit
 
 # %% ../../nbs/storage/lake.ipynb #a177e71d
 from ..errors import InputError, NotFound, StorageError, require, shorten
+from .addresses import hidden
 from .files import NAME, plain_name
 from .lake_columns import arrow, mark_of, marked, to_arrow, to_frame
 from .lake_databases import Postgres, Warehouse
 from .lake_drafts import Draft, merged
 from .lake_files import Folder, Reader, Table
-from .lake_remote import Bucket, Delta, hidden
+from .lake_remote import Bucket, Delta
 from .versions import disk_errors
 from .workspace import current, current_or_none
 
@@ -58,6 +59,8 @@ def _place(spec: object) -> tuple[Place, str | None]:
         raise InputError("A table is named by a text.", given=spec, allowed='"books", "books@3f2a", or an address such as "s3://bucket/books"')
     scheme, address, _ = spec.partition("://")
     if not address:
+        if re.search(":.*@", spec, re.DOTALL):
+            raise InputError("An address has :// behind its scheme.", given=hidden(spec), allowed="s3://bucket/books, postgresql://host/database#books")
         name, at, version = spec.partition("@")
         plain_name(name, "table")
         if at and not NAME.fullmatch(version):

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/storage/lake_databases.ipynb #1e814768
 from ..errors import InputError, MissingExtra, NotFound, require, shorten
+from .addresses import hidden
 from .lake_columns import arrow, mark_of, marked
 from .lake_drafts import Draft, groups
 from .lake_files import Reader, Table, described
-from .lake_remote import hidden, local_draft, reaching
+from .lake_remote import local_draft, reaching
 
 # %% ../../nbs/storage/lake_databases.ipynb #70722fe1
 if TYPE_CHECKING:

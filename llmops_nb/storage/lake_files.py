@@ -108,11 +108,11 @@ class Files:
 
     def versions(self) -> list[Table]:
         "All versions, oldest first."
-        from pyarrow.fs import FileSelector, FileType
+        from pyarrow.fs import FileSelector
 
-        with self._failing():
-            found = self.system.get_file_info(FileSelector(self.root, allow_not_found=True))
-        names = [one.base_name for one in found if one.type == FileType.Directory and re.fullmatch("[0-9a-f]{16}", one.base_name)]
+        with self._failing():  # files, since Google's buckets have no folders that could be listed
+            found = self.system.get_file_info(FileSelector(self.root, allow_not_found=True, recursive=True))
+        names = [one.path.split("/")[-2] for one in found if re.search("(^|/)[0-9a-f]{16}/table[.]json$", one.path)]
         return sorted(filter(None, map(self.table, names)), key=lambda table: (table.when, table.version))
 
     def table(self, version: str) -> Table | None:
