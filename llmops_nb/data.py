@@ -29,7 +29,7 @@ from .readers import READERS as READERS
 from .readers import Reader, Wanted
 from .repair import USUAL, repaired, sentences_only, without_lines
 from .repair import repeated_lines as repeated_lines
-from .sources import Reading, Source, documents
+from .sources import Reading, Source, documents, shown
 from .storage.datasets import read_examples
 from .structure import headings, structure_of
 
@@ -80,7 +80,7 @@ def load(
     docs = _table(_once(items))
     if docs.empty:
         reasons = [f"{note['id']}: {note['reason']}" for note in docs.attrs["lineage"][:5]]
-        raise InputError("There is no document in this source.", given=source, next_step=" ".join(["Nothing could be used.", *reasons]))
+        raise InputError("There is no document in this source.", given=shown(source), next_step=" ".join(["Nothing could be used.", *reasons]))
     return docs
 
 # %% ../nbs/02_data.ipynb #5c09200e

@@ -127,7 +127,7 @@ def _remote(
             found = system.find(path, detail=True)
     except (ValueError, ImportError) as error:
         raise InputError(f"This address cannot be read: {_said(error, source, options)}", given=hidden(source), allowed="a file, folder or glob; an address fsspec knows",
-                         next_step='For s3:// install "llmops_nb[s3]".') from None
+                         next_step='For s3://, gs:// or abfs:// install the extra s3, gcs or azure.') from None
     except Exception as error:
         raise _lost(error, source, options) from None
     base = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if globbing.has_magic(path) else path.rpartition("/")[0] if named else path

@@ -130,7 +130,8 @@ def test_a_function_says_which_stays_among_equal_and_near_texts() -> None:
     assert ops.data.dedup(docs, keep=lambda row: row["year"]).id.tolist() == ["d1", "d2", "d3"]
     seen = ops.data.copies(docs, keep=lambda row: row["year"]).df
     assert seen[seen.stays].id.tolist() == ["d1"] and set(seen.id) == {"d0", "d1", "d2"}
-    parts = table("Said before, in a paragraph of nine words or more.\n\nNew.", "Said before, in a paragraph of nine words or more.").assign(year=[2024, 2026])
+    said = "Said before, in a paragraph of nine words or more."
+    parts = table(f"{said}\n\nNew.", said).assign(year=[2024, 2026])
     assert ops.data.dedup(parts, level="paragraph", keep=lambda row: row["year"]).text.tolist() == ["New.", parts.text[1]]
 
 

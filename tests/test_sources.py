@@ -100,6 +100,11 @@ def test_the_web(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
         data.load(f"{address}/torn.txt?key=sesame")
     assert "sesame" not in str(caught.value)
+    (tmp_path / "empty.txt").write_text("")
+    for source in (f"http://ann:QXJZQ@127.0.0.1:{server.server_port}/empty.txt?key=sesame", [f"{address}/empty.txt?key=sesame"]):
+        with pytest.raises(InputError) as refused:
+            data.load(source)
+        assert not any(secret in str(refused.value) + repr(refused.value) for secret in ("sesame", "QXJZQ", "ann"))
     server.shutdown()
 
 
