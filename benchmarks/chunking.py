@@ -1,12 +1,12 @@
 """Cutting 20 MB into chunks: by characters beside LangChain, by tokens beside LlamaIndex and beside the tokenizer alone.
 
-python benchmarks/chunking.py [megabytes]
+python benchmarks/chunking.py [megabytes] [characters|tokens]
 
 The text is what Python brings along, the language reference and the docstrings, again and again, as one document (characters)
 and in documents of 50 KB (tokens), in three shapes: as it is written, with one line a paragraph, and as one endless line, as a PDF
-or a scraped page often comes. The tokenizers are MiniLM's WordPiece and byte pairs trained on the spot. LlamaIndex gets the same
-tokenizer and a sentence pattern, since its own want downloads. Each contestant runs in a fresh process, in turns; the best of
-three rounds counts. One thread is one core.
+or a scraped page often comes. LangChain runs as it comes and with the offset of each piece, which ours always gives. The tokenizers
+are MiniLM's WordPiece and byte pairs trained on the spot. LlamaIndex gets the same tokenizer and a sentence pattern, since its own
+want downloads. Each contestant runs in a fresh process, in turns; the best of three rounds counts. One thread is one core.
 """
 
 import functools
@@ -61,6 +61,13 @@ def langchain(text: str) -> list[int]:
     return [len(piece) for piece in RecursiveCharacterTextSplitter(chunk_size=CHARACTERS[0], chunk_overlap=CHARACTERS[1]).split_text(text)]
 
 
+def langchain_offsets(text: str) -> list[int]:
+    from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+    splitter = RecursiveCharacterTextSplitter(chunk_size=CHARACTERS[0], chunk_overlap=CHARACTERS[1], add_start_index=True)
+    return [len(piece.page_content) for piece in splitter.create_documents([text])]
+
+
 def characters(text: str) -> list[int]:
     from llmops_nb.chunking import split
 
@@ -108,7 +115,7 @@ def run(name: str, megabytes: float, kind: str) -> dict:
     text = manual(megabytes)
     if kind in SHAPES:
         text = shaped(text, kind)
-        do = functools.partial({"LangChain": langchain, "ours": characters, "rfind": rfind}[name], text)
+        do = functools.partial({"LangChain": langchain, "with offsets": langchain_offsets, "ours": characters, "rfind": rfind}[name], text)
         do.func(text[:10_000])  # imports
     else:
         one = tokenizer(kind)
@@ -139,9 +146,10 @@ def measured(name: str, megabytes: float, kind: str, threads: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(megabytes: float) -> None:
-    settings = [(shape, ("LangChain", "rfind", "ours"), 1) for shape in SHAPES]
-    settings += [(kind, ("LlamaIndex", "encoding", "ours"), threads) for kind in ("WordPiece", "byte pairs") for threads in (1, 2)]
+def main(megabytes: float, part: str | None = None) -> None:
+    kinds = () if part == "characters" else ("WordPiece", "byte pairs")
+    settings = [(shape, ("LangChain", "with offsets", "rfind", "ours"), 1) for shape in SHAPES if part != "tokens"]
+    settings += [(kind, ("LlamaIndex", "encoding", "ours"), threads) for kind in kinds for threads in (1, 2)]
     for kind, names, threads in settings:
         limit = f"{CHARACTERS[0]} characters" if kind in SHAPES else f"{TOKENS[0]} tokens"
         print(f"\n{limit}, {kind}, {threads} thread{'s' * (threads > 1)}")
@@ -161,4 +169,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--run"]:
         print(json.dumps(run(sys.argv[2], float(sys.argv[3]), sys.argv[4])))
     else:
-        main(float(sys.argv[1]) if len(sys.argv) > 1 else 20)
+        main(float(sys.argv[1]) if len(sys.argv) > 1 else 20, *sys.argv[2:3])
