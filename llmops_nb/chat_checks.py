@@ -24,7 +24,7 @@ from .data import contamination, dedup
 from .documents import Note
 from .errors import InputError
 from .near_copies import plain
-from .personal import find, kinds_of, label, pseudonyms, replaced
+from .personal import Analyzer, Found, find, kinds_of, label, pseudonyms, replaced
 from .storage.datasets import read_examples
 
 # %% ../nbs/02_data_chat_checks.ipynb #42f802b6
@@ -258,15 +258,17 @@ def _in_row(row: dict[str, Any], control: re.Pattern, personal: list[str], token
 # %% ../nbs/02_data_chat_checks.ipynb #aef879bf
 def redact_chats(
     rows: "pd.DataFrame",  # with messages
-    kinds: Iterable[str] = ("key", "email", "iban", "card", "ip"),  # and phone, with the package phonenumbers
+    kinds: Iterable[str] | None = ("key", "email", "iban", "card", "ip"),  # and phone, with the package phonenumbers; None: all, and the analyzer's own
     region: str | None = None,  # of phone numbers without a country code, such as "US"
     key: bytes | None = None,  # makes marks that are the same for the same value; None: labels
+    analyzer: str | Analyzer | None = None,  # who looks as well: "presidio", "presidio:<spaCy model>", or your own AnalyzerEngine
 ) -> "pd.DataFrame":  # the same columns; `lineage` counts what was replaced
     "Conversations without what is personal; other columns stay as they are. Raises: `InputError`, `MissingExtra`."
-    wanted, name, notes, made = kinds_of(kinds), label if key is None else pseudonyms(key), list[Note](), []
+    wanted, name, notes, made = kinds_of(kinds, analyzer), label if key is None else pseudonyms(key), list[Note](), []
+    search = partial(find, kinds=kinds if kinds is None else wanted, region=region, analyzer=analyzer)
     for id, row in identified(rows):
         counted = Counter[str]()
-        change = partial(_mask, kinds=wanted, region=region, name=name, counted=counted)
+        change = partial(_mask, search=search, name=name, counted=counted)
         made.append(row | {part: _redacted(row[part], change) for part in ("messages", "rejected") if part in row})
         if counted:
             notes.append(Note(id, "redact", "changed", ", ".join(f"{count} x {kind}" for kind, count in counted.items())))
@@ -282,8 +284,8 @@ def _redacted(value: Any, change: Callable[[str], str]) -> Any:
     return [_redacted(part, change) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def _mask(text: str, kinds: list[str], region: str | None, name: Callable[[Any], str], counted: Counter[str]) -> str:
-    found = find(text, kinds, region)
+def _mask(text: str, search: Callable[[str], list[Found]], name: Callable[[Any], str], counted: Counter[str]) -> str:
+    found = search(text)
     counted.update(one.kind for one in found)
     return replaced(text, found, name) if found else text
 

@@ -118,6 +118,15 @@ def test_an_analyzers_findings_join_ours() -> None:
     assert "person" in str(caught.value)
 
 
+def test_conversations_are_searched_by_an_analyzer_as_well() -> None:
+    turns = [{"role": "user", "content": "Ada Lovelace, ada@example.org"}, {"role": "assistant", "content": "London?"}]
+    rows = pd.DataFrame({"id": ["a"], "messages": [turns]})
+    safe = ops.data.redact_chats(rows, None, analyzer=ADA)
+    assert [turn["content"] for turn in safe.messages[0]] == ["[person], [email]", "[location]?"]
+    assert ops.data.lineage(safe).reason.tolist() == ["1 x person, 1 x email, 1 x location"]
+    assert ops.data.redact_chats(rows, analyzer=ADA).messages[0][0]["content"] == "Ada Lovelace, [email]"
+
+
 def test_a_value_has_one_mark_whoever_found_it_and_however_it_is_written() -> None:
     known = {"PERSON": ["Ada Lovelace", "ada\nlovelace"], "US_SSN": ["219-09-9999", "219 09 9999"]}
     analyzer = FakeAnalyzer(*[(entity, value, 0.5) for entity, values in known.items() for value in values])
