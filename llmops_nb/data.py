@@ -206,18 +206,33 @@ def _filtered(docs: "pd.DataFrame", rules: tuple[str, ...], wanted: set[str] | N
 
 # %% ../nbs/02_data.ipynb #1ac899ce
 def pii(
-    docs: "pd.DataFrame",  # id, text and any other columns
+    docs: "pd.DataFrame | Iterator[pd.DataFrame]",  # id, text and any other columns
     kinds: Iterable[str] | None = None,  # key, email, iban, card, phone, ip, and the analyzer's, such as person; None: all
     region: str | None = None,  # of phone numbers without a country code, such as "US"
     analyzer: str | Analyzer | None = None,  # who looks as well: "presidio", "presidio:<spaCy model>", which also finds names, or your own AnalyzerEngine
+    engine: str | None = None,  # where: None (here), "processes", "ray"
 ) -> "pd.DataFrame":  # id, kind, start, end, masked
     "What is personal in these documents. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers, and without Presidio."
+    wanted = kinds_of(kinds, analyzer)
+    return _report(partial(_personal, kinds=kinds if kinds is None else wanted, region=region, analyzer=analyzer), docs, engine)
+
+
+def _personal(docs: "pd.DataFrame", kinds: Iterable[str] | None, region: str | None, analyzer: str | Analyzer | None) -> "pd.DataFrame":
     import pandas as pd
 
-    wanted = kinds_of(kinds, analyzer)
-    search = partial(find, kinds=kinds if kinds is None else wanted, region=region, analyzer=analyzer)
-    found = [(row["id"], one.kind, one.start, one.end, one.masked) for row in rows_of(docs) for one in search(row["text"])]
+    found = [(row["id"], one.kind, one.start, one.end, one.masked) for row in rows_of(docs) for one in find(row["text"], kinds, region, analyzer)]
     return pd.DataFrame(found, columns=["id", "kind", "start", "end", "masked"])
+
+
+def _report(step: "Callable[[pd.DataFrame], pd.DataFrame]", docs: "pd.DataFrame | Iterator[pd.DataFrame]", engine: str | None) -> "pd.DataFrame":
+    "What a step says about all documents, in one table."
+    import pandas as pd
+
+    found: Any = by_document(step, docs, engine)
+    parts: list[pd.DataFrame] = list(found) if isinstance(docs, Iterator) else [found]
+    report = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    report.attrs = {}
+    return report
 
 
 def redact(
@@ -383,9 +398,10 @@ def _clusters(docs: "pd.DataFrame", gone: dict[int, tuple[int, float]]) -> "pd.D
 
 # %% ../nbs/02_data.ipynb #fe307a98
 def contamination(
-    docs: "pd.DataFrame",  # id and text: what a model will be trained on
+    docs: "pd.DataFrame | Iterator[pd.DataFrame]",  # id and text: what a model will be trained on
     tests: "str | pd.DataFrame",  # an evaluation set: a dataset's name, or a table with text, or with input and expected
     words: int = 13,  # in a run that counts
+    engine: str | None = None,  # where: None (here), "processes", "ray"
 ) -> "pd.DataFrame":  # id, test, share (of the test's runs, 0 to 1), passage; the worst first
     "Which documents hold passages of which tests. Raises: `InputError`, `NotFound`."
     import pandas as pd
@@ -397,9 +413,16 @@ def contamination(
     columns = ["text"] if "text" in table.columns else [name for name in ("input", "expected") if name in table.columns]
     asked = ["\n".join(str(value) for value in row if value is not None) for row in table[columns].itertuples(index=False)]
     names = list(table["id"]) if "id" in table.columns else list(table.index)
+    report = _report(partial(_held, tests=asked, names=names, words=words), docs, engine)
+    return report.sort_values("share", ascending=False, kind="stable", ignore_index=True)
+
+
+def _held(docs: "pd.DataFrame", tests: list[str], names: list, words: int) -> "pd.DataFrame":
+    import pandas as pd
+
     rows = list(rows_of(docs))
-    found = [(rows[one.text]["id"], names[one.test], one.share, one.passage) for one in shared_runs([row["text"] for row in rows], asked, words)]
-    return pd.DataFrame(found, columns=["id", "test", "share", "passage"]).sort_values("share", ascending=False, kind="stable", ignore_index=True)
+    found = [(rows[one.text]["id"], names[one.test], one.share, one.passage) for one in shared_runs([row["text"] for row in rows], tests, words)]
+    return pd.DataFrame(found, columns=["id", "test", "share", "passage"])
 
 # %% ../nbs/02_data.ipynb #09da5c00
 CHUNK_COLUMNS = ["id", "text", "source", "metadata", "doc_id", "start", "end", "tokens"]

@@ -236,6 +236,19 @@ def test_steps_give_the_same_here_there_and_in_parts() -> None:
     assert here.equals(with_processes) and data.lineage(here).equals(data.lineage(with_processes))
 
 
+def test_reports_are_the_same_here_there_and_in_parts() -> None:
+    docs = data.load("pydoc:topics")
+    docs["text"] = [f"{text}\n{number}@example.org" for number, text in enumerate(docs.text)]
+    tests = pd.DataFrame({"id": ["t"], "input": [" ".join(docs.text[3].split()[20:60])]})
+    held, personal = data.contamination(docs, tests), data.pii(docs, ["email", "ip"])
+    assert held.id.tolist() == [docs.id[3]] and len(personal) == len(docs) and not held.attrs
+    assert data.contamination(iter([docs[:30], docs[30:]]), tests).equals(held)
+    assert data.contamination(docs, tests, engine="processes").equals(held)
+    assert data.pii(iter([docs[:30], docs[30:]]), ["email", "ip"]).equals(personal)
+    assert data.pii(docs, ["email", "ip"], engine="processes").equals(personal)
+    assert data.pii(docs.head(1), ["iban"]).empty and list(data.pii(iter([docs.head(1)]), ["iban"]).columns) == list(personal.columns)
+
+
 def test_ray_with_two_workers_gives_the_same(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}})
