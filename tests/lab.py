@@ -64,7 +64,11 @@ def lab(tmp_path: Path, cells: list[str], theme: str = "JupyterLab Light") -> It
         yield f"http://127.0.0.1:{port}/lab/tree/desk.ipynb?token=t&reset"
     finally:
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:  # it can hang when it is stopped while a kernel restarts; kernels see that it is gone
+            server.kill()
+            server.wait()
 
 
 def wait_for(url: str, server: subprocess.Popen) -> None:
