@@ -94,8 +94,9 @@ def prepared(
     "The base as it goes into training, on its device. Raises: `InputError`, `ModelNotFound`, `MissingExtra`."
     torch, peft = require("torch", "train"), peft_library()
     on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
-    weights = {"qlora": {"quantization_config": four_bits(), "dtype": torch.bfloat16}, "full": {"dtype": torch.float32}}
-    model, _ = load_model(base, device=device, **weights.get(method, {"dtype": torch.bfloat16 if on_gpu else "auto"}))
+    quantized = {"quantization_config": four_bits()} if method == "qlora" else {}
+    dtype = torch.float32 if method == "full" else torch.bfloat16 if on_gpu or quantized else "auto"
+    model, _ = load_model(base, device=device, dtype=dtype, **quantized)
     model = model.merge_and_unload() if isinstance(model, peft.PeftModel) else model  # an adapter on an adapter is trained on their sum
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

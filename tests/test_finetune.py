@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import llmops_nb as ops
 from llmops_nb import finetune
-from llmops_nb.errors import InputError, OpsError
+from llmops_nb.errors import InputError, MissingExtra, OpsError
 from llmops_nb.storage import registry
 
 ROWS = [{"input": f"Where is order {n}?", "expected": "track_order"} for n in range(24)]
@@ -159,6 +160,13 @@ def test_a_damaged_base_is_named(ws, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="damaged"):
         finetune.train(f"hf:{tmp_path / 'base'}", ROWS, name="never", **OPTIONS)
     assert ops.jobs.table().empty
+
+
+def test_only_four_bits_need_bitsandbytes(ws, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    assert finetune.prepared(base, "full") and finetune.prepared(base, "lora", rank=4).peft_config
+    with pytest.raises(MissingExtra, match="bitsandbytes"):
+        finetune.prepared(base, "qlora")
 
 
 def test_a_loss_that_is_no_number_ends_with_what_to_do(ws, base: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from llmops_nb.compute import jobs
 from llmops_nb.compute.chat_tokens import IGNORED, ChatBatches, Encoded, encode, encode_rows
-from llmops_nb.compute.training import Checkpoints, TrainingOptions, evaluate, fit, rate
+from llmops_nb.compute.training import Checkpoints, TrainingOptions, evaluate, fit, place, rate
 from llmops_nb.errors import InputError, StorageError
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -175,6 +175,17 @@ def test_only_what_is_trained_is_saved(tmp_path):
 
 
 # --- figures
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(InputError, match="a GPU of its own") as refused:
+        place(jobs.JobContext(tmp_path, rank=1, world_size=2))
+    assert refused.value.given == "processes=2" and refused.value.allowed == "at most 1"
 
 
 def test_the_loss_is_the_mean_over_learned_tokens():

@@ -84,11 +84,14 @@ def rate(
 def place(
     job: JobContext,
 ) -> "torch.device":
-    "Where this process computes: its own GPU, or the CPU."
+    "Where this process computes: its own GPU, or the CPU. Raises: `InputError` when there are more processes than GPUs."
     torch = require("torch", "train")
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if number >= there:
+        raise InputError("Each process needs a GPU of its own.", given=f"processes={job.world_size}", allowed=f"at most {there}")
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 
@@ -371,7 +374,7 @@ def _joined(module: Any, job: JobContext, compiled: bool) -> Any:
     if job.world_size == 1:
         return module
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        torch.distributed.init_process_group()  # one backend for each kind of device
     return torch.nn.parallel.DistributedDataParallel(module)
 
 
