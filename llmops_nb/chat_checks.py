@@ -24,7 +24,7 @@ from .data import contamination, dedup
 from .documents import Note
 from .errors import InputError
 from .near_copies import plain
-from .personal import Analyzer, Found, find, kinds_of, label, pseudonyms, replaced
+from .personal import Analyzer, Found, find, finder, kinds_of, label, pseudonyms, replaced
 from .storage.datasets import read_examples
 
 # %% ../nbs/02_data_chat_checks.ipynb #42f802b6
@@ -264,8 +264,7 @@ def redact_chats(
     analyzer: str | Analyzer | None = None,  # who looks as well: "presidio", "presidio:<spaCy model>", or your own AnalyzerEngine
 ) -> "pd.DataFrame":  # the same columns; `lineage` counts what was replaced
     "Conversations without what is personal; other columns stay as they are. Raises: `InputError`, `MissingExtra`."
-    wanted, name, notes, made = kinds_of(kinds, analyzer), label if key is None else pseudonyms(key), list[Note](), []
-    search = partial(find, kinds=kinds if kinds is None else wanted, region=region, analyzer=analyzer)
+    search, name, notes, made = finder(kinds, region, analyzer), label if key is None else pseudonyms(key), list[Note](), []
     for id, row in identified(rows):
         counted = Counter[str]()
         change = partial(_mask, search=search, name=name, counted=counted)

@@ -18,12 +18,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .chunking import Tokenizer, check_sizes, split_all
+from .compute.mapping import grouped
 from .documents import Docs, Document, Note, by_document, rows_of, table_of
 from .documents import lineage as lineage
 from .errors import InputError
 from .language import known, language
 from .near_copies import pairs, plain, shared_runs
-from .personal import Analyzer, find, kinds_of, label, pseudonyms, replaced
+from .personal import Analyzer, Found, finder, label, pseudonyms, replaced
 from .quality import FAMILIES, chosen, problems
 from .readers import READERS as READERS
 from .readers import Reader, Wanted
@@ -123,15 +124,12 @@ def batches(
 ) -> "Iterator[pd.DataFrame]":  # id, text, source, metadata, each table with its own lineage
     "Documents as tables, one after another. Raises: `InputError`, `NotFound`, `StorageError`, `MissingExtra`, when it gets there."
     items = stream(source, text=text, id=id, reader=reader, max_bytes=max_bytes, storage_options=storage_options, engine=engine, progress="load")
-    part, size, tables = list[Document | Note](), 0, 0
-    for item in _once(items):
-        part.append(item)
-        size += len(item.text) if isinstance(item, Document) else len(item.reason)
-        if size >= characters:
-            yield _table(part)
-            part, size, tables = [], 0, tables + 1
-    if part or not tables:
+    tables = 0
+    for part in grouped(_once(items), lambda item: len(item.text if isinstance(item, Document) else item.reason), characters):
         yield _table(part)
+        tables += 1
+    if not tables:
+        yield _table([])
 
 # %% ../nbs/02_data.ipynb #6976c1d5
 def clean(
@@ -213,14 +211,13 @@ def pii(
     engine: str | None = None,  # where: None (here), "processes", "ray"
 ) -> "pd.DataFrame":  # id, kind, start, end, masked
     "What is personal in these documents. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers, and without Presidio."
-    wanted = kinds_of(kinds, analyzer)
-    return _report(partial(_personal, kinds=kinds if kinds is None else wanted, region=region, analyzer=analyzer), docs, engine)
+    return _report(partial(_personal, search=finder(kinds, region, analyzer)), docs, engine)
 
 
-def _personal(docs: "pd.DataFrame", kinds: Iterable[str] | None, region: str | None, analyzer: str | Analyzer | None) -> "pd.DataFrame":
+def _personal(docs: "pd.DataFrame", search: Callable[[str], list[Found]]) -> "pd.DataFrame":
     import pandas as pd
 
-    found = [(row["id"], one.kind, one.start, one.end, one.masked) for row in rows_of(docs) for one in find(row["text"], kinds, region, analyzer)]
+    found = [(row["id"], one.kind, one.start, one.end, one.masked) for row in rows_of(docs) for one in search(row["text"])]
     return pd.DataFrame(found, columns=["id", "kind", "start", "end", "masked"])
 
 
@@ -244,15 +241,14 @@ def redact(
     analyzer: str | Analyzer | None = None,  # who looks as well: "presidio", "presidio:<spaCy model>", which also finds names, or your own AnalyzerEngine
 ) -> Docs:  # the same columns; `lineage` counts what was replaced
     "Documents without what is personal. Raises: `InputError`, `MissingExtra` for phone numbers without phonenumbers, and without Presidio."
-    wanted = kinds_of(kinds, analyzer)  # a wrong name is an error before any document is read
-    return by_document(partial(_redacted, kinds=kinds if kinds is None else wanted, region=region, key=key, analyzer=analyzer), docs, engine)
+    return by_document(partial(_redacted, search=finder(kinds, region, analyzer), key=key), docs, engine)
 
 
-def _redacted(docs: "pd.DataFrame", kinds: Iterable[str] | None, region: str | None, key: bytes | None, analyzer: str | Analyzer | None) -> "pd.DataFrame":
+def _redacted(docs: "pd.DataFrame", search: Callable[[str], list[Found]], key: bytes | None) -> "pd.DataFrame":
     name = label if key is None else pseudonyms(key)
     rows, notes = [], []
     for row in rows_of(docs):
-        if found := find(row["text"], kinds, region, analyzer):
+        if found := search(row["text"]):
             counted = Counter(one.kind for one in found)
             notes.append(Note(row["id"], "redact", "changed", ", ".join(f"{count} x {kind}" for kind, count in counted.items())))
         rows.append(row | {"text": replaced(row["text"], found, name)})

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Protocol
 
+from .compute.mapping import grouped
+
 # %% ../nbs/02_data_encodings.ipynb #d785f52f
 class FastTokenizer(Protocol):
     "What `tokenizers.Tokenizer` offers."
@@ -164,17 +166,6 @@ class Measured:
         return token == len(self.encoding) or self.encoding.token_to_chars(token)[0] + self.origin >= offset  # type: ignore[arg-type, attr-defined]
 
 # %% ../nbs/02_data_encodings.ipynb #5c0b964b
-def _batches(texts: Sequence[str], block: int, margin: int) -> Iterator[list[tuple[int, str]]]:
-    batch, size = [], 0
-    for part in chain.from_iterable(_parts(text, block, margin) for text in texts):
-        batch.append(part)
-        size += len(part[1])
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
-    yield batch
-
-
 def measured(
     texts: Sequence[str],
     tokenizer: FastTokenizer,  # from `fast`
@@ -183,6 +174,7 @@ def measured(
     "Each text, measured, in order; be done with one before taking the next."
     margin = REACH * max_tokens + EDGE
     block, apart = max(BLOCK, 16 * margin), kept_apart(tokenizer)
+    parts = chain.from_iterable(_parts(text, block, margin) for text in texts)
 
     def encoded(batch: list[tuple[int, str]]) -> Iterator[tuple[int, Any]]:
         return zip([low for low, _ in batch], tokenizer.encode_batch([part for _, part in batch], add_special_tokens=False), strict=True)
@@ -190,7 +182,7 @@ def measured(
     def stream() -> Iterator[tuple[int, Any]]:
         with ThreadPoolExecutor(1) as ahead:
             coming = None
-            for batch in _batches(texts, block, margin):
+            for batch in grouped(parts, lambda part: len(part[1]), BATCH):
                 now, coming = coming, ahead.submit(encoded, batch)
                 yield from now.result() if now else ()
             yield from coming.result() if coming else ()

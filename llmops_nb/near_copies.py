@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # %% ../nbs/02_data_near_copies.ipynb #6bc10707
 WORDS = 5  # in a shingle
-_PIECE, _BATCH = 2**16, 2**22  # bytes hashed together: what a processor keeps at hand; characters sketched together
+_PIECE, _BATCH = 2**16, (2**22, 4096)  # bytes hashed together: what a processor keeps at hand; characters and texts sketched together
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -209,9 +209,9 @@ def pairs(
     rows = band_length(similarity)
     if not len(texts):
         return []
-    made = shared_out(partial(_sketched, words=words, rows=rows), grouped(texts, len, _BATCH), engine)  # numpy lets threads work side by side
+    made = shared_out(partial(_sketched, words=words, rows=rows), grouped(texts, len, *_BATCH), engine)  # numpy lets threads work side by side
     bands, some = (np.concatenate(parts) for parts in zip(*made, strict=True))
-    groups = grouped(_candidates(bands, np.flatnonzero(some)).tolist(), lambda pair: len(texts[pair[0]]) + len(texts[pair[1]]), _BATCH)
+    groups = grouped(_candidates(bands, np.flatnonzero(some)).tolist(), lambda pair: len(texts[pair[0]]) + len(texts[pair[1]]), *_BATCH)
     asked = (({place: texts[place] for pair in group for place in pair}, group) for group in groups)
     return list(chain.from_iterable(shared_out(partial(_compared, words=words, least=similarity), asked, engine)))
 
@@ -286,7 +286,7 @@ def shared_runs(
     known, which = np.unique(hashes, return_inverse=True)
     where = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])  # each run's places in the tests
     sizes, start = np.bincount(owner, minlength=len(tests)), 0
-    for batch in grouped(texts, len, _BATCH):
+    for batch in grouped(texts, len, *_BATCH):
         runs, of = shingles(batch, words, words_only)
         hit = np.isin(runs, known)
         for place, mine in zip(*_by_text(of[hit], runs[hit]), strict=True):

@@ -375,7 +375,7 @@ def _one_by_one(files: Iterable[File], reading: Reading, named: bool, bar: "tqdm
             yield Note(file.name, "load", "dropped", error.what)
 
 # %% ../nbs/02_data_sources.ipynb #05d664d3
-_SHARE, _LARGE = 4 * 2**20, 64 * 2**20  # bytes of files for a worker at a time; of a file that is read here
+_SHARE, _LARGE = (4 * 2**20, 4096), 64 * 2**20  # bytes and files for a worker at a time; bytes of a file that is read here
 
 
 def _side_by_side(files: list[File], reading: Reading, named: bool, bar: "tqdm") -> Iterator[Document | Note]:
@@ -383,7 +383,7 @@ def _side_by_side(files: list[File], reading: Reading, named: bool, bar: "tqdm")
         if not sent:
             yield from _one_by_one(some, reading, named, bar)
             continue
-        shares = list(grouped(some, lambda file: file.size or 0, _SHARE))
+        shares = list(grouped(some, lambda file: file.size or 0, *_SHARE))
         found = shared_out(partial(_of_share, reading=reading, named=named), shares, reading.engine)
         for share, items in zip(shares, found, strict=True):
             yield from items

@@ -9,26 +9,15 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_near_copies import WORDS, changed, table
 from test_widgets import ALLOWED, HOSTILE, Tags
 
 import llmops_nb as ops
 from llmops_nb.errors import InputError
 from llmops_nb.widgets.clusters import ADDED, COPIES, MOST, Copies, clusters, places, shortened
 
-WORDS = [f"word{n}" for n in range(400)]
 BASE = " ".join(WORDS[:100])
 COLUMNS = ["cluster", "id", "stays", "similarity", "text"]
-
-
-def table(*texts: str) -> pd.DataFrame:
-    return pd.DataFrame({"id": [f"d{n}" for n in range(len(texts))], "text": texts})
-
-
-def changed(text: str, *places: int) -> str:
-    words = text.split()
-    for place in places:
-        words[place] = f"other{place}"
-    return " ".join(words)
 
 
 def drawn(found: Copies) -> str:

@@ -290,14 +290,14 @@ def grouped(
     items: Iterable[Value],
     size: Callable[[Value], int],  # of an item
     most: int,  # a group ends with the item that reaches this size in all
-    many: int = 4096,  # or this number
+    many: int | None = None,  # or this number of items
 ) -> Iterator[list[Value]]:
     "Neighbours together, so that each group is worth sending to a worker."
     group, total = list[Value](), 0
     for item in items:
         group.append(item)
         total += size(item)
-        if total >= most or len(group) >= many:
+        if total >= most or len(group) == many:
             yield group
             group, total = [], 0
     if group:
